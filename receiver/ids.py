@@ -1,0 +1,50 @@
+"""The ids of things: how one is written. Time and entropy come in as arguments.
+
+An id is a prefix and 26 characters: 48 bits of time in milliseconds, then 80 random bits, in Crockford's base32, lower
+case (the layout of a ULID). Ids of one kind sort by age, come from no sequence, and are safe in a URL and a header.
+"""
+
+from __future__ import annotations
+
+from typing import NewType
+
+TaskId = NewType("TaskId", str)
+EventId = NewType("EventId", str)
+DeliveryId = NewType("DeliveryId", str)
+AttemptId = NewType("AttemptId", str)
+
+ENTROPY_BYTES = 10
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_BITS = [_ALPHABET[high] + _ALPHABET[low] for high in range(32) for low in range(32)]
+
+
+def write(ms: int, entropy: bytes) -> str:
+    """The 26 characters for a moment (Unix milliseconds) and ten random bytes.
+
+    Raises:
+        ValueError: `entropy` is not ten bytes, or `ms` does not fit 48 bits.
+    """
+    if len(entropy) != ENTROPY_BYTES or not 0 <= ms < 1 << 48:
+        raise ValueError("an id is made of 48 bits of time and ten random bytes")
+    number = (ms << 80) | int.from_bytes(entropy, "big")
+    return "".join([_BITS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
+
+
+def task_id(ms: int, entropy: bytes) -> TaskId:
+    """A new `tsk_…`."""
+    return TaskId("tsk_" + write(ms, entropy))
+
+
+def event_id(ms: int, entropy: bytes) -> EventId:
+    """A new `evt_…`, which is also the `webhook-id`."""
+    return EventId("evt_" + write(ms, entropy))
+
+
+def delivery_id(ms: int, entropy: bytes) -> DeliveryId:
+    """A new `dlv_…`."""
+    return DeliveryId("dlv_" + write(ms, entropy))
+
+
+def attempt_id(ms: int, entropy: bytes) -> AttemptId:
+    """A new `att_…`."""
+    return AttemptId("att_" + write(ms, entropy))
