@@ -1,0 +1,14 @@
+"""The destination kinds: a literal registry. To add one, write its file and its line here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from receiver.destinations import webhook
+
+if TYPE_CHECKING:
+    from receiver.destinations.base import Kind
+
+KINDS: Final[dict[str, Kind]] = {
+    "webhook": webhook.KIND,
+}
