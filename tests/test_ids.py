@@ -1,0 +1,49 @@
+"""Ids: sorted by age, safe anywhere, one way to write each."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver import ids
+
+MOMENTS = st.integers(min_value=0, max_value=(1 << 48) - 1)
+ENTROPY = st.binary(min_size=10, max_size=10)
+
+
+@given(MOMENTS, ENTROPY)
+def test_an_id_is_26_safe_characters(ms: int, entropy: bytes) -> None:
+    """Crockford's base32 in lower case, and nothing else."""
+    assert re.fullmatch(r"[0-9a-hjkmnp-tv-z]{26}", ids.write(ms, entropy))
+
+
+@given(st.tuples(MOMENTS, ENTROPY), st.tuples(MOMENTS, ENTROPY))
+def test_ids_sort_as_their_time_and_entropy(one: tuple[int, bytes], other: tuple[int, bytes]) -> None:
+    """Text order is order of age, and different inputs make different ids."""
+    assert (ids.write(*one) < ids.write(*other)) == (one < other)
+    assert (ids.write(*one) == ids.write(*other)) == (one == other)
+
+
+def test_the_layout_is_that_of_a_ulid() -> None:
+    """The moment that the reference implementation's tests encode as 01ARYZ6S41."""
+    assert ids.write(1469918176385, b"\0" * 10) == "01aryz6s41" + "0" * 16
+
+
+def test_each_kind_has_its_prefix() -> None:
+    """An id says what it is the id of."""
+    entropy = bytes(range(10))
+    tail = ids.write(1, entropy)
+    assert ids.task_id(1, entropy) == f"tsk_{tail}"
+    assert ids.event_id(1, entropy) == f"evt_{tail}"
+    assert ids.delivery_id(1, entropy) == f"dlv_{tail}"
+    assert ids.attempt_id(1, entropy) == f"att_{tail}"
+
+
+@pytest.mark.parametrize(("ms", "entropy"), [(0, b""), (0, b"x" * 11), (-1, b"x" * 10), (1 << 48, b"x" * 10)])
+def test_what_does_not_fit_is_refused(ms: int, entropy: bytes) -> None:
+    """Too much or too little of either is a ValueError, never another id."""
+    with pytest.raises(ValueError, match="48 bits"):
+        ids.write(ms, entropy)
