@@ -1,0 +1,428 @@
+"""Take due deliveries, run their destination's flow through egress, write the attempt and the decision (law three).
+
+Every destination has a lane of its own: its deliveries wait there for its slots, so a slow one delays nobody else.
+A delivery comes by one of two ways, always leased: handed over in memory right after the commit that made it (leased at
+birth), or claimed when it is due. Whatever is lost on the way has a lease that runs out, and the sweep gives it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from msgspec.structs import replace
+
+from receiver import ids, retry
+from receiver.errors import EgressError, StoreUnavailable
+from receiver.records import Attempt, Delivery, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from receiver.destinations.base import Kind, Options
+    from receiver.egress import Egress
+    from receiver.ids import DeliveryId, TaskId
+    from receiver.logs import Logger
+    from receiver.retry import Decision, Result
+    from receiver.store import Store, Unit
+    from receiver.wire import HttpRequest, HttpResponse
+
+KEPT_BYTES = 16 * 1024
+"""What is kept of an answer (contract 4.3)."""
+IDLE_FOR = 1.0
+HANDED_PER_SLOT = 4
+"""Deliveries that may wait in memory for each slot of a lane; more stay in the store until there is room."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A configured receiver, as deliver needs it. Durations of attempts are seconds."""
+
+    name: str
+    kind: Kind
+    options: Options
+    schedule: Sequence[timedelta]
+    jitter: float
+    timeout: float
+    max_concurrency: int
+    allow_private: bool
+
+    @property
+    def lease_for(self) -> timedelta:
+        """Long enough for those ahead in memory and for itself."""
+        return timedelta(seconds=(HANDED_PER_SLOT + 2) * self.timeout + 30)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The op that leases what is due for one destination, oldest due first."""
+
+    store: Store
+    destination: str
+    limit: int
+    now: datetime
+    lease_until: datetime
+    task_ids: Sequence[TaskId] = ()
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    def apply(self, unit: Unit) -> tuple[list[tuple[Delivery, Event]], datetime | None]:
+        """The leased deliveries with their events, and when the next is due."""
+        questions = self.store.deliveries
+        leased = []
+        for delivery in unit.deliveries_where(
+            questions.due, destination=self.destination, now=self.now, limit=self.limit
+        ):
+            taken = replace(
+                delivery,
+                state="leased",
+                due_at=None,
+                leased_until=self.lease_until,
+                lease_token=delivery.lease_token + 1,
+            )
+            unit.put_delivery(taken)
+            leased.append(taken)
+        upcoming = questions.next_due_at(unit.select(questions.next_due, destination=self.destination))
+        if not leased:
+            return [], upcoming
+        asked = self.store.dialect.ids(delivery.event_id for delivery in leased)
+        rows = self.store.events.rows.decode_all(unit.select(self.store.events.by_id, ids=asked))
+        events = {event.id: event for event in rows}
+        return [(delivery, events[delivery.event_id]) for delivery in leased], upcoming
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """The op that writes an attempt and its decision: one guarded write; under a stale lease it changes nothing."""
+
+    delivery: Delivery
+    attempt: Attempt
+    decision: Decision
+    at: datetime
+    task_ids: Sequence[TaskId] = ()
+
+    @property
+    def delivery_ids(self) -> tuple[DeliveryId, ...]:
+        """The delivery that was tried."""
+        return (self.delivery.id,)
+
+    def apply(self, unit: Unit) -> bool:
+        """Stage it; whether the lease still held."""
+        before = unit.delivery(self.delivery.id)
+        if before is None or before.state != "leased" or before.lease_token != self.delivery.lease_token:
+            return False
+        ended = self.decision.state != "pending"
+        unit.put_delivery(
+            replace(
+                before,
+                state=self.decision.state,
+                attempt_count=self.attempt.number,
+                leased_until=None,
+                due_at=None if ended else self.decision.due_at,
+                finished_at=self.at if ended else None,
+            )
+        )
+        unit.add_attempt(self.attempt)
+        return True
+
+
+@dataclass(frozen=True)
+class HandBack:
+    """The op that gives leased deliveries back untried: no attempt is spent."""
+
+    deliveries: Sequence[Delivery]
+    now: datetime
+    task_ids: Sequence[TaskId] = ()
+
+    @property
+    def delivery_ids(self) -> list[DeliveryId]:
+        """Those that are given back."""
+        return [delivery.id for delivery in self.deliveries]
+
+    def apply(self, unit: Unit) -> int:
+        """Stage it; how many were still ours."""
+        given = 0
+        for mine in self.deliveries:
+            delivery = unit.delivery(mine.id)
+            if delivery is not None and delivery.state == "leased" and delivery.lease_token == mine.lease_token:
+                unit.put_delivery(replace(delivery, state="pending", due_at=self.now, leased_until=None))
+                given += 1
+        return given
+
+
+@dataclass
+class _Lane:
+    """One destination's deliveries in this process: those that wait in memory, and those under way."""
+
+    destination: Destination
+    waiting: deque[tuple[Delivery, Event]] = field(default_factory=deque)
+    busy: int = 0
+    due: bool = True
+    due_at: datetime | None = None
+
+    @property
+    def capacity(self) -> int:
+        return self.destination.max_concurrency * HANDED_PER_SLOT
+
+    @property
+    def is_low(self) -> bool:
+        """Claiming in larger steps costs less: not before half of the room is free."""
+        return self.room > self.capacity // 2
+
+    @property
+    def room(self) -> int:
+        return max(0, self.capacity - len(self.waiting) - self.busy)
+
+
+@dataclass
+class Deliverer:
+    """The lanes, the loop that claims, and the attempts.
+
+    Attributes:
+        max_concurrency: attempts at once in all; every destination keeps one slot even then.
+        entropy, draw: random bytes for ids, and a number from 0 up to 1 for jitter.
+    """
+
+    store: Store
+    egress: Egress
+    destinations: Mapping[str, Destination]
+    log: Logger
+    clock: Callable[[], datetime]
+    entropy: Callable[[int], bytes]
+    draw: Callable[[], float]
+    max_concurrency: int
+    _lanes: dict[str, _Lane] = field(init=False)
+    _busy: int = 0
+    _trying: dict[asyncio.Task[None], Delivery] = field(default_factory=dict)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopping: bool = False
+
+    def __post_init__(self) -> None:
+        """Open a lane for every destination."""
+        self._lanes = {name: _Lane(destination) for name, destination in self.destinations.items()}
+
+    def room(self, destination: str) -> int:
+        """How many more may be handed over now; read from the writer's thread, so it is a hint and not a promise."""
+        lane = self._lanes.get(destination)
+        return 0 if lane is None or self._stopping else lane.room
+
+    def wake(self, destination: str | None = None) -> None:
+        """Something may be due: for one destination, or for any."""
+        for name in self._lanes if destination is None else (destination,):
+            if name in self._lanes:
+                self._lanes[name].due = True
+        self._wake.set()
+
+    def take(self, leased: Sequence[tuple[Delivery, Event]]) -> None:
+        """Deliveries that were leased at birth."""
+        for delivery, event in leased:
+            self._lanes[delivery.destination].waiting.append((delivery, event))
+        self._start()
+
+    async def run(self) -> None:
+        """Claim what is due and keep the slots busy, for ever."""
+        while not self._stopping:
+            wait = IDLE_FOR
+            try:
+                wait = await self._round()
+            except StoreUnavailable as error:
+                self.log.error("deliver.store_unavailable", error=str(error))
+            try:
+                await asyncio.wait_for(self._wake.wait(), wait)
+            except TimeoutError:
+                for lane in self._lanes.values():
+                    lane.due = True
+            self._wake.clear()
+
+    async def _round(self) -> float:
+        """One claim for every lane with room; seconds until the next is due."""
+        now = self.clock()
+        lanes = [lane for lane in self._lanes.values() if lane.due and lane.is_low]
+        claims = await asyncio.gather(
+            *(
+                self.store.run(
+                    Claim(self.store, lane.destination.name, lane.room, now, now + lane.destination.lease_for)
+                )
+                for lane in lanes
+            )
+        )
+        for lane, (leased, upcoming) in zip(lanes, claims, strict=True):
+            lane.due = False
+            lane.due_at = upcoming
+            lane.waiting.extend(leased)
+        self._start()
+        dues = [lane.due_at for lane in self._lanes.values() if lane.due_at is not None and lane.is_low]
+        if not dues:
+            return IDLE_FOR
+        soonest = (min(dues) - self.clock()).total_seconds()
+        if soonest <= 0:
+            for lane in self._lanes.values():
+                lane.due = lane.due or (lane.due_at is not None and lane.due_at <= now)
+        return min(max(soonest, 0.01), IDLE_FOR)
+
+    def _start(self) -> None:
+        """Begin attempts while there are slots: round by round over the lanes, so that none is starved."""
+        if self._stopping:
+            return
+        started = True
+        while started:
+            started = False
+            for lane in self._lanes.values():
+                if lane.waiting and self._has_slot(lane):
+                    delivery, event = lane.waiting.popleft()
+                    self._begin(lane, delivery, event)
+                    started = True
+
+    def _has_slot(self, lane: _Lane) -> bool:
+        if lane.busy >= lane.destination.max_concurrency:
+            return False
+        return lane.busy == 0 or self._busy < self.max_concurrency
+
+    def _begin(self, lane: _Lane, delivery: Delivery, event: Event) -> None:
+        lane.busy += 1
+        self._busy += 1
+        trying = asyncio.create_task(self._attempt(lane.destination, delivery, event))
+        self._trying[trying] = delivery
+
+        def ended(task: asyncio.Task[None]) -> None:
+            lane.busy -= 1
+            self._busy -= 1
+            self._trying.pop(task, None)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self.log.error("delivery.failed", delivery_id=delivery.id, error=repr(error))
+            lane.due = lane.due or (lane.due_at is not None and lane.due_at <= self.clock())
+            if lane.due and lane.is_low:
+                self._wake.set()
+            self._start()
+
+        trying.add_done_callback(ended)
+
+    async def _attempt(self, destination: Destination, delivery: Delivery, event: Event) -> None:
+        """One try: the flow through egress, the decision, one guarded write, one wide line."""
+        started = self.clock()
+        if (
+            delivery.leased_until is not None
+            and started + timedelta(seconds=destination.timeout) > delivery.leased_until
+        ):
+            return  # it waited too long in memory; the sweep gives it back, and no attempt is spent
+        request, response, result = await self._flow(destination, event, started)
+        ended = self.clock()
+        number = delivery.attempt_count + 1
+        decision = retry.decide(
+            result,
+            attempt=number - delivery.budget_from,
+            schedule=destination.schedule,
+            now=ended,
+            jitter=destination.jitter * self.draw(),
+        )
+        attempt = Attempt(
+            id=ids.attempt_id(int(started.timestamp() * 1000), self.entropy(10)),
+            delivery_id=delivery.id,
+            task_id=delivery.task_id,
+            number=number,
+            started_at=started,
+            duration_ms=round((ended - started).total_seconds() * 1000),
+            redelivery=delivery.budget_from > 0,
+            request_json=_request_json(request, destination),
+            response_json=_response_json(response),
+            error=None if response is not None else result.reason,
+            result=result.kind,
+            reason=decision.reason,
+            next_at=decision.due_at if decision.state == "pending" else None,
+        )
+        await self._write(delivery, attempt, decision, ended, response)
+
+    async def _flow(
+        self, destination: Destination, event: Event, now: datetime
+    ) -> tuple[HttpRequest, HttpResponse | None, Result]:
+        """Run the kind's generator: each request out, each answer in, until it returns what they mean."""
+        steps = destination.kind.flow(event, destination.options, now=now)
+        request = next(steps)
+        response: HttpResponse | None = None
+        while True:
+            try:
+                response = await self.egress.deliver(
+                    request, timeout=destination.timeout, allow_private=destination.allow_private
+                )
+            except EgressError as error:
+                return request, None, retry.from_error(error)
+            try:
+                request = steps.send(response)
+            except StopIteration as done:
+                return request, response, done.value
+
+    async def _write(
+        self, delivery: Delivery, attempt: Attempt, decision: Decision, at: datetime, response: HttpResponse | None
+    ) -> None:
+        held, stored = False, False
+        try:
+            held = await self.store.run(Attempted(delivery, attempt, decision, at))
+            stored = True
+        finally:
+            # One wide line for every attempt, also where the store was away: it was made all the same.
+            line: dict[str, Any] = {
+                "task_id": delivery.task_id,
+                "event_id": delivery.event_id,
+                "delivery_id": delivery.id,
+                "destination": delivery.destination,
+                "attempt": attempt.number,
+                "result": attempt.result,
+                "status": response.status if response else None,
+                "duration_ms": attempt.duration_ms,
+                "state": decision.state,
+                "reason": attempt.reason,
+                "next_at": _text(attempt.next_at),
+                "stored": stored and held,
+            }
+            (self.log.info if attempt.result == "ok" else self.log.warning)("delivery.attempted", **line)
+        if held and decision.state == "dead":
+            self.log.error(
+                "delivery.dead",
+                task_id=delivery.task_id,
+                event_id=delivery.event_id,
+                delivery_id=delivery.id,
+                destination=delivery.destination,
+                reason=decision.reason,
+            )
+        lane = self._lanes.get(delivery.destination)
+        if held and decision.state == "pending" and decision.due_at is not None and lane is not None:
+            lane.due_at = min(lane.due_at or decision.due_at, decision.due_at)
+            self._wake.set()
+
+    async def stop(self, seconds: float) -> None:
+        """Start nothing new; attempts under way have `seconds` to finish; all that is leased then is given back."""
+        self._stopping = True
+        self._wake.set()
+        back = [delivery for lane in self._lanes.values() for delivery, _ in lane.waiting]
+        for lane in self._lanes.values():
+            lane.waiting.clear()
+        if self._trying:
+            await asyncio.wait(set(self._trying), timeout=seconds)
+        back += list(self._trying.values())
+        unfinished = set(self._trying)
+        for trying in unfinished:
+            trying.cancel()
+        if unfinished:
+            await asyncio.wait(unfinished)
+        if back:
+            await self.store.run(HandBack(back, self.clock()))
+
+
+def _text(at: datetime | None) -> str | None:
+    return None if at is None else f"{at.isoformat(timespec='milliseconds')[:23]}Z"
+
+
+def _request_json(request: HttpRequest, destination: Destination) -> str:
+    shown = destination.kind.masked(request)
+    return orjson.dumps({"url": shown.url, "headers": dict(shown.headers)}).decode()
+
+
+def _response_json(response: HttpResponse | None) -> str | None:
+    if response is None:
+        return None
+    body = response.body[:KEPT_BYTES].decode("utf-8", errors="replace")
+    return orjson.dumps({"status": response.status, "headers": dict(response.headers), "body": body}).decode()

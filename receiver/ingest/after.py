@@ -1,0 +1,82 @@
+"""What happens after a commit: the log lines, the hand-over to the deliverer, the wake-ups. Nothing here is durable.
+
+Whatever is lost between the commit and this room is found again by a loop: leases expire, due rows stay due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from receiver.ids import TaskId
+    from receiver.ingest.record import Recorded
+    from receiver.logs import Logger
+    from receiver.records import Delivery, Event
+
+
+class After:
+    """The place where rooms hear of what was committed; `app` connects them.
+
+    Attributes:
+        take: the deliverer's door for deliveries leased at birth.
+        poll, deliver: wake the loop of that name.
+    """
+
+    def __init__(self, log: Logger) -> None:
+        """Nobody listens yet."""
+        self.log = log
+        self.take: Callable[[Sequence[tuple[Delivery, Event]]], None] = lambda _leased: None
+        self.poll: Callable[[], None] = lambda: None
+        self.deliver: Callable[[], None] = lambda: None
+        self.stopping = False
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+
+    def __call__(self, recorded: Recorded) -> Recorded:
+        """Act on what an op changed."""
+        task = recorded.task
+        for event in recorded.events:
+            self.log.info(
+                "event.recorded",
+                task_id=task.id,
+                upstream_id=task.upstream_id,
+                event_id=event.id,
+                type=event.type,
+                via=task.via,
+            )
+        if recorded.leased:
+            self.take(recorded.leased)
+        if recorded.waiting:
+            self.deliver()
+        if recorded.look:
+            self.poll()
+        for waiter in self._waiting.pop(task.id, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+        return recorded
+
+    async def changed(self, task_id: TaskId, seconds: float) -> None:
+        """Wait until something is recorded of the task in this process, or for `seconds`."""
+        if self.stopping:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        waiters = self._waiting.setdefault(task_id, set())
+        waiters.add(waiter)
+        try:
+            await asyncio.wait_for(waiter, seconds)
+        except TimeoutError:
+            return
+        finally:
+            waiters.discard(waiter)
+            if not waiters and self._waiting.get(task_id) is waiters:
+                del self._waiting[task_id]
+
+    def release(self) -> None:
+        """Let everyone who waits go: the service stops."""
+        self.stopping = True
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)

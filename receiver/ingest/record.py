@@ -1,0 +1,184 @@
+"""Staging what a judgement changes: the task, the event, its deliveries. One transaction, by law."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from msgspec.structs import replace
+
+from receiver import ids, routing
+from receiver.ingest.judge import Polling
+from receiver.records import Delivery, Event, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from receiver.ingest.judge import Confirm, Judgement
+    from receiver.records import Verdict
+    from receiver.routing import Rule
+    from receiver.store import Unit
+
+UNDECIDED = frozenset({"pending", "submitting"})
+"""States in which the whole body of a submission may still be needed."""
+ODD_SPACING = timedelta(seconds=1)
+"""An odd body is looked up at once; a stream of them at most this often, so that a leaked URL is no lever."""
+URGENT = datetime(1970, 1, 1, tzinfo=UTC)
+"""Due before everything else: lookups are made longest due first, so an odd callback's comes before all."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What ingest must know of a destination to give a delivery its first due time and lease."""
+
+    first_wait: timedelta = timedelta(0)
+    lease_for: timedelta = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Rulebook:
+    """What ingest decides by; made once from the configuration.
+
+    Attributes:
+        room: how many deliveries of a destination may be handed over in memory now; read on the writer's thread.
+        entropy: random bytes for ids.
+        draw: a number from 0 up to 1, for jitter.
+    """
+
+    rules: Sequence[Rule]
+    lanes: Mapping[str, Lane]
+    room: Callable[[str], int]
+    entropy: Callable[[int], bytes]
+    draw: Callable[[], float]
+    polling: Polling = field(default_factory=Polling)
+    confirm: Confirm = "odd"
+
+
+@dataclass
+class Recorded:
+    """What an op changed, for those who act after the commit.
+
+    Attributes:
+        leased: deliveries leased at birth, with their event.
+        look: the poller has something to do before its next round.
+    """
+
+    task: Task
+    verdict: Verdict | None = None
+    detail: str = ""
+    events: list[Event] = field(default_factory=list)
+    leased: list[tuple[Delivery, Event]] = field(default_factory=list)
+    waiting: bool = False
+    look: bool = False
+    moved: bool = False
+
+
+def record(unit: Unit, task: Task, kind: str, rules: Rulebook, now: datetime, into: Recorded) -> None:
+    """Stage the event `kind` of `task` and its deliveries; optional kinds only where some destination asks for them."""
+    if kind not in routing.TERMINAL_EVENTS and not routing.wanted(kind, rules.rules):
+        return
+    ms = int(now.timestamp() * 1000)
+    event = Event(
+        id=ids.event_id(ms, rules.entropy(10)), task_id=task.id, type=kind, created_at=now, data_json=event_data(task)
+    )
+    only = frozenset(orjson.loads(task.only_json)) if task.only_json is not None else None
+    skips: list[tuple[str, str]] = []
+    for match in routing.match(event, rules.rules, route=task.route, only=only):
+        if not match.chosen:
+            skips.append((match.destination, match.reason))
+            continue
+        delivery = _born(unit, event, match.destination, rules, now)
+        unit.add_delivery(delivery)
+        if delivery.state == "leased":
+            into.leased.append((delivery, event))
+        else:
+            into.waiting = True
+    event = replace(event, skips_json=orjson.dumps(skips).decode()) if skips else event
+    unit.add_event(event)
+    into.events.append(event)
+
+
+def _born(unit: Unit, event: Event, name: str, rules: Rulebook, now: datetime) -> Delivery:
+    """A delivery, leased at birth where its worker has room, so that nobody must find it again."""
+    lane = rules.lanes.get(name, Lane())
+    due = now + lane.first_wait
+    delivery = Delivery(
+        id=ids.delivery_id(int(now.timestamp() * 1000), rules.entropy(10)),
+        event_id=event.id,
+        task_id=event.task_id,
+        destination=name,
+        state="pending",
+        created_at=now,
+        due_at=due,
+    )
+    if due <= now and unit.handed(name) < rules.room(name):
+        unit.hand(name)
+        return replace(delivery, state="leased", due_at=None, lease_token=1, leased_until=now + lane.lease_for)
+    return delivery
+
+
+def event_data(task: Task) -> str:
+    """The `data` member of contract section 5, as JSON text."""
+    data = orjson.Fragment(task.data_json) if task.data_json else {"task_id": task.upstream_id}
+    code = task.code if task.code is not None else (200 if task.state == "succeeded" else 500)
+    document: dict[str, Any] = {
+        "task_id": task.id,
+        "upstream_id": task.upstream_id,
+        "route": task.route,
+        "state": task.state,
+        "code": code,
+        "msg": task.msg,
+        "via": task.via,
+        "confirmed": task.confirmed,
+        "recovered": task.recovered,
+        "prompt": task.prompt,
+        "video_url": task.video_url,
+        "poster": task.poster,
+        "last_frame": task.last_frame,
+        "failure": task.failure,
+        "failure_code": task.failure_code,
+        "metadata": orjson.Fragment(task.metadata_json),
+        "progress": task.progress,
+        "artifacts": [],
+        "created_at": stamp(task.created_at),
+        "submitted_at": stamp(task.submitted_at),
+        "finished_at": stamp(task.finished_at),
+        "envelope": {"code": code, "msg": task.msg, "data": data},
+    }
+    return orjson.dumps(document).decode()
+
+
+def stamp(at: datetime | None) -> str | None:
+    """A time as it stands in every document: `2026-01-31T12:00:00.000Z`."""
+    return None if at is None else f"{at.isoformat(timespec='milliseconds')[:23]}Z"
+
+
+def settle(unit: Unit, before: Task, judged: Judgement, rules: Rulebook, now: datetime, into: Recorded) -> Task:
+    """Stage what a judgement changes, with the events that follow from it."""
+    task = judged.task
+    if judged.look == "at once" and task.upstream_id is not None:
+        task = hurry(task, now)
+        into.look = True
+    if task.state == "ambiguous" and task.poll_due_at is None:
+        # Nobody can be asked about it; past this it is lost.
+        task = replace(task, poll_due_at=(task.submit_first_at or task.created_at) + rules.polling.deadline)
+    into.task = task
+    if task is not before:
+        unit.put_task(task)
+    if before.state in UNDECIDED and task.state not in UNDECIDED:
+        unit.drop_payload(task.id)
+    if judged.moved:
+        into.moved = True
+        record(unit, task, f"task.{task.state}", rules, now, into)
+    elif judged.progressed:
+        record(unit, task, "task.progress", rules, now, into)
+    return task
+
+
+def hurry(task: Task, now: datetime) -> Task:
+    """Have the task looked up before all others; a stream of reasons to do so counts at most once a second."""
+    if task.woken_at is not None and now - task.woken_at < ODD_SPACING:
+        return replace(task, poll_due_at=task.woken_at + ODD_SPACING)
+    return replace(task, poll_due_at=URGENT, woken_at=now)

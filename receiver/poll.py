@@ -1,0 +1,221 @@
+"""Ask the upstream about tasks that are due, and hand what it says to ingest.
+
+The schedule is a column with an index: what is outstanding costs a row, never an asyncio task. Lookups have a limit of
+their own, go longest due first (an odd callback's before all), and are claimed with a lease, so that two instances do
+not ask twice and a dead one's are asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from receiver.errors import EgressError, NotFound, StoreUnavailable
+from receiver.ingest import Lookup, Recorded, record
+from receiver.ingest.judge import lose
+from receiver.upstream import ROUTES
+from receiver.upstream.base import Missing, Shown, Unanswered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from receiver.egress import Egress
+    from receiver.ids import DeliveryId, TaskId
+    from receiver.ingest import After, Rulebook
+    from receiver.logs import Logger
+    from receiver.records import Task
+    from receiver.store import Store, Unit
+    from receiver.upstream.base import Looked
+    from receiver.wire import HttpRequest, HttpResponse
+
+LEASE_MARGIN = timedelta(seconds=10)
+UNREACHED = frozenset({None, 401, 403, 429})
+"""Answers, or none, that the other lookup route would only repeat: the network, our key, our rate."""
+IDLE_FOR = 1.0
+"""The longest sleep, in seconds: what other processes made due is found within it."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The op that takes what is due, longest due first; ambiguous tasks past their deadline are lost here."""
+
+    store: Store
+    limit: int
+    now: datetime
+    lease_until: datetime
+    rules: Rulebook
+    task_ids: Sequence[TaskId] = ()
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    def apply(self, unit: Unit) -> tuple[list[Task], list[Recorded], datetime | None]:
+        """The claimed tasks, what was recorded of others, and when the next is due."""
+        claimed, lost = [], []
+        for task in unit.tasks_where(self.store.tasks.polls_due, now=self.now, limit=self.limit):
+            if task.upstream_id is None:
+                lost.append(self._lose(unit, task))
+                continue
+            leased = replace(task, poll_due_at=self.lease_until, poll_leased_until=self.lease_until)
+            unit.put_task(leased)
+            claimed.append(leased)
+        questions = self.store.tasks
+        upcoming = questions.next_poll_at(unit.select(questions.next_poll, now=self.now))
+        return claimed, lost, upcoming
+
+    def _lose(self, unit: Unit, task: Task) -> Recorded:
+        gone = lose(task, "the submission got no answer, and no callback came before polling.deadline", self.now)
+        unit.put_task(gone)
+        into = Recorded(gone, moved=True)
+        record(unit, gone, "task.lost", self.rules, self.now, into)
+        return into
+
+
+@dataclass
+class Poller:
+    """The loop and its lookups.
+
+    Attributes:
+        timeout: seconds for one question.
+        trouble: why the upstream does not answer; None while it does.
+    """
+
+    store: Store
+    egress: Egress
+    rules: Rulebook
+    after: After
+    log: Logger
+    clock: Callable[[], datetime]
+    timeout: float
+    max_concurrency: int
+    trouble: str | None = None
+    _asking: set[asyncio.Task[None]] = field(default_factory=set)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopping: bool = False
+
+    def wake(self) -> None:
+        """Something is due now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Ask, for ever."""
+        while not self._stopping:
+            wait = IDLE_FOR
+            try:
+                wait = await self._round()
+            except StoreUnavailable as error:
+                self.log.error("poll.store_unavailable", error=str(error))
+            try:
+                await asyncio.wait_for(self._wake.wait(), wait)
+            except TimeoutError:
+                continue
+            finally:
+                self._wake.clear()
+
+    async def _round(self) -> float:
+        free = self.max_concurrency - len(self._asking)
+        if free <= 0:
+            return IDLE_FOR  # a lookup that ends wakes the loop
+        now = self.clock()
+        # Two questions at most (a route and its fallback), and the answer's commit.
+        lease = now + timedelta(seconds=2 * self.timeout) + LEASE_MARGIN
+        claimed, lost, upcoming = await self.store.run(Claim(self.store, free, now, lease, self.rules))
+        for recorded in lost:
+            self.log.warning("task.lost", task_id=recorded.task.id, reason=recorded.task.msg)
+            self.after(recorded)
+        for task in claimed:
+            asking = asyncio.create_task(self._look_up(task), name=f"look up {task.id}")
+            self._asking.add(asking)
+            asking.add_done_callback(self._done)
+        if len(claimed) + len(lost) >= free:
+            return 0.0 if lost else IDLE_FOR
+        return IDLE_FOR if upcoming is None else min(max((upcoming - now).total_seconds(), 0.0), IDLE_FOR)
+
+    def _done(self, asking: asyncio.Task[None]) -> None:
+        self._asking.discard(asking)
+        self._wake.set()
+        if not asking.cancelled() and (error := asking.exception()) is not None:
+            self.log.error("poll.failed", error=repr(error))
+
+    async def _look_up(self, task: Task) -> None:
+        looked, response = await self._ask(task)
+        at = self.clock()
+        lease = task.poll_leased_until
+        assert lease is not None  # noqa: S101 -- the claim set it
+        op = Lookup(
+            task_id=task.id,
+            lease=lease,
+            seen=looked.observation if isinstance(looked, Shown) else None,
+            missing=isinstance(looked, Missing),
+            detail=_words(looked),
+            raw=response.body if response else b"",
+            content_type=response.headers.get("content-type") if response else None,
+            at=at,
+            rules=self.rules,
+            not_before=timedelta(seconds=(looked.retry_after or 0) if isinstance(looked, Unanswered) else 0),
+        )
+        try:
+            recorded = await self.store.run(op)
+        except NotFound:
+            return
+        self._report(task, looked, recorded)
+        self.after(recorded)
+
+    def _report(self, task: Task, looked: Looked, recorded: Recorded) -> None:
+        answered = not isinstance(looked, Unanswered)
+        self.trouble = None if answered else f"the upstream does not answer lookups: {looked.reason}"
+        (self.log.info if answered else self.log.warning)(
+            "task.polled",
+            task_id=task.id,
+            upstream_id=task.upstream_id,
+            state=recorded.task.state,
+            verdict=recorded.verdict,
+            detail=recorded.detail,
+            poll_count=recorded.task.poll_count,
+        )
+
+    async def _ask(self, task: Task) -> tuple[Looked, HttpResponse | None]:
+        """The route's own lookup, and the other one where the first shows nothing of use."""
+        route = ROUTES[task.route]
+        upstream_id = task.upstream_id or ""
+        looked, response = await self._question(task, route.lookup(upstream_id))
+        if isinstance(looked, Shown) and looked.usable:
+            return looked, response
+        if isinstance(looked, Unanswered) and looked.status in UNREACHED:
+            return looked, response
+        other, second = await self._question(task, route.fallback(upstream_id))
+        if isinstance(other, Shown) and (other.usable or not isinstance(looked, Shown)):
+            return other, second
+        if isinstance(looked, Shown):
+            return looked, response
+        # Missing only where both say so: one route may not know what the other shows.
+        return (looked, response) if isinstance(looked, Unanswered) else (other, second)
+
+    async def _question(self, task: Task, request: HttpRequest) -> tuple[Looked, HttpResponse | None]:
+        try:
+            response = await self.egress.ask(request, timeout=self.timeout)
+        except EgressError as error:
+            return Unanswered(str(error), None, None), None
+        return ROUTES[task.route].read_lookup(response, now=self.clock()), response
+
+    async def stop(self) -> None:
+        """Ask nothing new and let go of what is under way: a lookup changes nothing upstream."""
+        self._stopping = True
+        self._wake.set()
+        for asking in self._asking:
+            asking.cancel()
+        if self._asking:
+            await asyncio.wait(self._asking)
+
+
+def _words(looked: Looked) -> str:
+    match looked:
+        case Shown():
+            return looked.observation.seen
+        case Missing():
+            return "the upstream has no such task"
+        case Unanswered():
+            return looked.reason

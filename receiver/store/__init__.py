@@ -1,0 +1,97 @@
+"""The store: everything durable. The only room that speaks SQL.
+
+Writes go through the one `Writer` as ops (see writer.py); questions that nobody decides on go to a small pool of
+readers, which in WAL mode never wait for the writer and never hold it up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from receiver.errors import StoreUnavailable
+from receiver.store.deliveries import DeliveryQuestions
+from receiver.store.dialect import Dialect, open_dialect
+from receiver.store.events import EventQuestions
+from receiver.store.prune import PruneQuestions
+from receiver.store.tasks import TaskQuestions
+from receiver.store.unit import Statements, Unit
+from receiver.store.writer import Op, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+__all__ = ["Op", "Store", "Unit"]
+
+T = TypeVar("T")
+
+READERS = 2
+
+
+class Store:
+    """An open store.
+
+    Attributes:
+        tasks, deliveries, events: the questions that can be asked.
+        writer: the process's one writer.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        """Compile the statements; `open` connects."""
+        self.dialect = dialect
+        self.tasks = TaskQuestions(dialect)
+        self.deliveries = DeliveryQuestions(dialect)
+        self.events = EventQuestions(dialect)
+        self.prune = PruneQuestions(dialect)
+        self._statements = Statements(dialect)
+        self._engine = dialect.engine()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+        self.writer: Writer
+
+    @classmethod
+    def open(cls, url: str) -> Store:
+        """Open the database at `url` (its schema must be up to date) and start the writer on the running loop.
+
+        Raises:
+            StoreUnavailable: it cannot be opened.
+        """
+        store = cls(open_dialect(url))
+        store.writer = Writer(store.dialect, store._statements, asyncio.get_running_loop())
+        store.writer.start()
+        return store
+
+    async def run(self, op: Op[T]) -> T:
+        """Do `op`; returns after its commit.
+
+        Raises:
+            StoreUnavailable: it was not committed.
+            ReceiverError: what the op itself raised.
+        """
+        return await asyncio.shield(self.writer.run(op))
+
+    async def read(self, question: Callable[[Connection], T]) -> T:
+        """Ask on a reader's connection.
+
+        Raises:
+            StoreUnavailable: the database cannot be read.
+        """
+
+        def ask() -> T:
+            with self._engine.connect() as connection:
+                return question(connection)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, ask)
+        except SQLAlchemyError as error:
+            raise StoreUnavailable(f"cannot read the database: {error}") from error
+
+    async def close(self) -> None:
+        """Commit what waits and close."""
+        await self.writer.close()
+        self._readers.shutdown()
+        self._engine.dispose()

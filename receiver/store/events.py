@@ -1,0 +1,53 @@
+"""Questions about events and the inbox (what was observed, as it was received)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import bindparam, func, literal_column, select
+
+from receiver.records import Event, Inbox, Refusal
+from receiver.store.rows import Prepared, Rows
+from receiver.store.schema import events, inbox, refusals
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from receiver.ids import TaskId
+    from receiver.store.dialect import Dialect
+
+COLUMNS = [events.c[name] for name in Event.__struct_fields__]
+INBOX_COLUMNS = [inbox.c[name] for name in Inbox.__struct_fields__]
+REFUSAL_COLUMNS = [refusals.c[name] for name in Refusal.__struct_fields__]
+
+
+class EventQuestions:
+    """Statements about events and observations, compiled once."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        """Compile them."""
+        self.rows = Rows(Event, events, dialect.core)
+        self.inbox_rows = Rows(Inbox, inbox, dialect.core)
+        self.refusal_rows = Rows(Refusal, refusals, dialect.core)
+        self.by_id = Prepared(select(*COLUMNS).where(dialect.among(events.c.id, "ids")), dialect.core)
+        kept = select(refusals.c.id).order_by(refusals.c.id.desc()).limit(bindparam("limit")).subquery()
+        self.trim_refusals = Prepared(refusals.delete().where(refusals.c.id.not_in(select(kept.c.id))), dialect.core)
+
+    def of_task(self, connection: Connection, task_id: TaskId) -> list[Event]:
+        """A task's events, oldest first."""
+        question = select(*COLUMNS).where(events.c.task_id == task_id).order_by(events.c.id)
+        return self.rows.decode_all(connection.execute(question))
+
+    def observations_of_task(self, connection: Connection, task_id: TaskId) -> list[Inbox]:
+        """Every observation kept of a task, oldest first."""
+        question = select(*INBOX_COLUMNS).where(inbox.c.task_id == task_id).order_by(inbox.c.id)
+        return self.inbox_rows.decode_all(connection.execute(question))
+
+    def refused(self, connection: Connection, limit: int) -> list[Refusal]:
+        """The last refused callbacks, newest first."""
+        question = select(*REFUSAL_COLUMNS).order_by(refusals.c.id.desc()).limit(limit)
+        return self.refusal_rows.decode_all(connection.execute(question))
+
+    def count(self, connection: Connection) -> int:
+        """How many events there are."""
+        return connection.execute(select(func.count(literal_column("1"))).select_from(events)).scalar_one()

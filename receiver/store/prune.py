@@ -1,0 +1,49 @@
+"""Retention's statements: terminal tasks past their age, in small steps, with all that hangs on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import bindparam, exists, literal_column, select
+
+from receiver.store.rows import Prepared
+from receiver.store.schema import attempts, deliveries, events, inbox, payloads, tasks
+
+if TYPE_CHECKING:
+    from receiver.store.dialect import Dialect
+
+
+class PruneQuestions:
+    """Statements compiled once; a step deletes at most `limit` tasks."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        """Compile them."""
+        ended = tasks.c.state.in_(
+            [literal_column(f"'{s}'") for s in ("succeeded", "failed", "cancelled", "lost", "rejected")]
+        )
+        under_way = exists(
+            select(literal_column("1")).where(
+                deliveries.c.task_id == tasks.c.id,
+                deliveries.c.state.in_([literal_column("'pending'"), literal_column("'leased'")]),
+            )
+        )
+        self.old = Prepared(
+            select(tasks.c.id)
+            .where(
+                tasks.c.created_at < bindparam("before"), tasks.c.finished_at < bindparam("before"), ended, ~under_way
+            )
+            .order_by(tasks.c.created_at)
+            .limit(bindparam("limit")),
+            dialect.core,
+        )
+        self.deletes = [
+            Prepared(table.delete().where(dialect.among(column, "ids")), dialect.core)
+            for table, column in (
+                (attempts, attempts.c.task_id),
+                (deliveries, deliveries.c.task_id),
+                (events, events.c.task_id),
+                (inbox, inbox.c.task_id),
+                (payloads, payloads.c.task_id),
+                (tasks, tasks.c.id),
+            )
+        ]

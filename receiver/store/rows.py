@@ -1,0 +1,113 @@
+"""Between records and rows: statements compiled once from Core, parameters as tuples for the driver's executemany.
+
+Core's own executemany costs twice the driver's (performance.md), so Core writes the SQL and the driver runs it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+from sqlalchemy import BigInteger, Boolean, Table, bindparam
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from sqlalchemy import ClauseElement
+    from sqlalchemy.engine.interfaces import Dialect as CoreDialect
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
+
+
+def to_ms(at: datetime) -> int:
+    """Unix milliseconds of an aware time."""
+    return (at - _EPOCH) // _MS
+
+
+def from_ms(ms: int) -> datetime:
+    """The aware time of Unix milliseconds."""
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+class Prepared:
+    """A statement's SQL for one engine, and the order of its parameters."""
+
+    __slots__ = ("_fixed", "order", "sql")
+
+    def __init__(self, statement: ClauseElement, core: CoreDialect) -> None:
+        """Compile `statement` once."""
+        compiled = statement.compile(dialect=core)
+        self.sql = str(compiled)
+        self.order: tuple[str, ...] = tuple(getattr(compiled, "positiontup", None) or ())
+        self._fixed = {k: v for k, v in compiled.params.items() if v is not None}
+
+    def values(self, **named: Any) -> tuple[Any, ...]:
+        """The parameters as a tuple; those the statement holds itself (constants) come from it."""
+        return tuple([_cell(named[name]) if name in named else self._fixed[name] for name in self.order])
+
+
+def _cell(value: Any) -> Any:
+    return to_ms(value) if isinstance(value, datetime) else value
+
+
+class Rows(Generic[R]):
+    """One table's rows as records of one struct.
+
+    Attributes:
+        insert: one row; parameters by `encode`.
+        update: every column but the keys, by key; parameters by `encode_update`.
+    """
+
+    def __init__(self, struct: type[R], table: Table, core: CoreDialect) -> None:
+        """Prepare the two statements of `table`, whose columns must be the fields of `struct`."""
+        fields = struct.__struct_fields__
+        self.struct = struct
+        self.columns = [table.c[name] for name in fields]
+        keys = [column.name for column in table.primary_key]
+        self.insert = Prepared(table.insert().values({name: bindparam(name) for name in fields}), core)
+        changed: dict[str, Any] = {name: bindparam(f"{name}_") for name in fields if name not in keys}
+        update = table.update().values(changed)
+        for key in keys:
+            update = update.where(table.c[key] == bindparam(f"{key}_"))
+        self.update = Prepared(update, core)
+        self._times = [i for i, column in enumerate(self.columns) if _is_time(column)]
+        self._flags = [i for i, column in enumerate(self.columns) if isinstance(column.type, Boolean)]
+        self.encode = _encoder(self.insert.order, table)
+        self.encode_update = _encoder([name.removesuffix("_") for name in self.update.order], table)
+
+    def decode(self, row: Sequence[Any]) -> R:
+        """The record of a row selected as `columns`."""
+        cells = list(row)
+        for i in self._times:
+            if cells[i] is not None:
+                cells[i] = from_ms(cells[i])
+        for i in self._flags:
+            cells[i] = bool(cells[i])
+        return self.struct(*cells)
+
+    def decode_all(self, rows: Iterable[Sequence[Any]]) -> list[R]:
+        """The records of many rows."""
+        return [self.decode(row) for row in rows]
+
+
+def _is_time(column: Any) -> bool:
+    return isinstance(column.type, BigInteger) and (column.name == "at" or column.name.endswith(("_at", "_until")))
+
+
+def _encoder(order: Sequence[str], table: Table) -> Callable[[Any], Sequence[Any]]:
+    get = attrgetter(*order)
+    times = [i for i, name in enumerate(order) if _is_time(table.c[name])]
+
+    def encode(record: Any) -> Sequence[Any]:
+        cells = list(get(record))
+        for i in times:
+            if cells[i] is not None:
+                cells[i] = (cells[i] - _EPOCH) // _MS
+        return cells
+
+    return encode

@@ -1,0 +1,196 @@
+"""The one writer of a process: every write is an op, and what is waiting becomes one transaction (group commit).
+
+A thread takes all ops that wait, reads the rows they need in one statement a table, lets each op decide in Python,
+writes with one executemany a table, commits once, and only then wakes whoever waits. An acknowledgement is therefore
+always after a commit, and under load a commit is shared by all who wait for it: x3 to x49 over a commit each,
+depending on the disk (performance.md).
+
+What an op must keep to:
+* it runs on the writer's thread, sees the effects of the ops before it, and touches nothing but its `Unit`;
+* it raises a ReceiverError (NotFound, Conflict, …) only before its first change;
+* it may be run again from the start: if the transaction fails, the ops of the batch are tried one by one, so that a
+  faulty op fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+
+from receiver.errors import ReceiverError, StoreUnavailable
+from receiver.store.unit import Statements, Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from receiver.ids import DeliveryId, TaskId
+    from receiver.store.dialect import Dialect
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+MAX_BATCH = 512
+"""Ops in one transaction: past this the gain is small and the wait of the first grows."""
+MAX_WAITING = 20_000
+"""Ops that may wait; past this new ones are refused, so memory is bounded when the disk stands still."""
+
+
+class Op(Protocol[T_co]):
+    """One write: which rows it is likely to read, and what it does."""
+
+    @property
+    def task_ids(self) -> Sequence[TaskId]:
+        """Tasks to read ahead, in one statement for the whole batch."""
+        ...
+
+    @property
+    def delivery_ids(self) -> Sequence[DeliveryId]:
+        """Deliveries to read ahead likewise."""
+        ...
+
+    def apply(self, unit: Unit) -> T_co:
+        """Decide and stage the changes; what it returns is the waiter's answer after the commit."""
+        ...
+
+
+class _Waiting(Generic[T]):
+    __slots__ = ("error", "future", "op", "value")
+
+    def __init__(self, op: Op[T], future: asyncio.Future[T]) -> None:
+        self.op = op
+        self.future = future
+        self.value: T | None = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """The thread, its queue and its connection."""
+
+    def __init__(self, dialect: Dialect, statements: Statements, loop: asyncio.AbstractEventLoop) -> None:
+        """Connect; `start` begins the work. Answers are given on `loop`.
+
+        Raises:
+            StoreUnavailable: the database cannot be opened.
+        """
+        self._dialect = dialect
+        self._statements = statements
+        self._loop = loop
+        self._connection = dialect.connect()
+        self._queue: SimpleQueue[_Waiting[Any] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._closed = False
+        self.failure: str | None = None
+        """Why the last transaction failed; None once one has succeeded since."""
+        self.commits = 0
+
+    def start(self) -> None:
+        """Begin to take ops."""
+        self._thread.start()
+
+    def run(self, op: Op[T]) -> asyncio.Future[T]:
+        """Queue `op`; the future is done after its commit.
+
+        Raises:
+            StoreUnavailable: the writer is closed or too many ops wait already.
+        """
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        if self._queue.qsize() >= MAX_WAITING:
+            raise StoreUnavailable(f"{MAX_WAITING} writes are waiting for the disk already")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Waiting(op, future))
+        return future
+
+    async def close(self) -> None:
+        """Commit what waits, then end the thread."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._connection.close()
+
+    def _run(self) -> None:
+        while True:
+            first = self._queue.get()
+            if first is None:
+                return
+            batch, last = [first], False
+            while len(batch) < MAX_BATCH:
+                try:
+                    waiting = self._queue.get_nowait()
+                except Empty:
+                    break
+                if waiting is None:
+                    last = True
+                    break
+                batch.append(waiting)
+            self._settle(batch)
+            if last:
+                return
+
+    def _settle(self, batch: list[_Waiting[Any]]) -> None:
+        """Commit the batch, or find out who spoils it; then wake everyone at once."""
+        error = self._commit(batch)
+        if error is not None:
+            outage = self._dialect.is_outage(error)
+            for waiting in batch:
+                own: BaseException | None = error
+                if not outage and len(batch) > 1:
+                    own = self._commit([waiting])
+                if own is not None:
+                    waiting.error = StoreUnavailable(f"cannot commit: {own}") if self._dialect.is_outage(own) else own
+        try:
+            self._loop.call_soon_threadsafe(_wake, batch)
+        except RuntimeError:  # the loop is closed: the process is going down, and what is committed is committed
+            return
+
+    def _commit(self, batch: list[_Waiting[Any]]) -> BaseException | None:
+        unit = Unit(self._connection, self._statements)
+        try:
+            self._connection.execute(self._dialect.begin)
+            unit.read_ahead(
+                [i for w in batch for i in w.op.task_ids],
+                [i for w in batch for i in w.op.delivery_ids],
+            )
+            for waiting in batch:
+                waiting.error = None
+                before = unit.changes
+                try:
+                    waiting.value = waiting.op.apply(unit)
+                except ReceiverError as error:
+                    if unit.changes != before:
+                        raise
+                    waiting.error = error
+            unit.flush()
+            self._connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the transaction is undone and the waiters are told
+            self._undo()
+            self.failure = str(error)
+            return error
+        self.failure = None
+        self.commits += 1
+        return None
+
+    def _undo(self) -> None:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except Exception:  # noqa: BLE001 -- a connection that cannot even roll back is replaced
+            self._connection.close()
+            try:
+                self._connection = self._dialect.connect()
+            except StoreUnavailable as error:
+                self.failure = str(error)
+
+
+def _wake(batch: list[_Waiting[Any]]) -> None:
+    for waiting in batch:
+        if waiting.future.done():  # whoever waited has gone; the commit stands all the same
+            continue
+        if waiting.error is not None:
+            waiting.future.set_exception(waiting.error)
+        else:
+            waiting.future.set_result(cast("Any", waiting.value))

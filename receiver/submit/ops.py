@@ -1,0 +1,278 @@
+"""The writer's ops of a submission: accept, claim, answered; and the two things a person can do by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from receiver import lifecycle
+from receiver.errors import Conflict, NotFound
+from receiver.ingest import Recorded, record, settle
+from receiver.ingest.judge import end_by_hand, judge_held, judge_kept, reject
+from receiver.ingest.record import URGENT
+from receiver.upstream.base import NotTaken, Refused, Taken
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from receiver.ids import DeliveryId, TaskId
+    from receiver.ingest import Rulebook
+    from receiver.records import Task
+    from receiver.store import Store, Unit
+    from receiver.upstream.base import Submission
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What submissions are made by; from the configuration.
+
+    Attributes:
+        callback_base: what the callback URLs begin with; None where all tasks are polled.
+        timeout: seconds for one submission.
+    """
+
+    signing_keys: Sequence[str]
+    callback_base: str | None
+    callback_ttl: timedelta
+    timeout: float
+    max_concurrency: int
+    retry: Sequence[timedelta]
+    deadline: timedelta
+
+
+@dataclass(frozen=True)
+class Accept:
+    """The op that stores a new task, with the whole body where the row's is abridged."""
+
+    task: Task
+    payload: bytes | None
+    task_ids: Sequence[TaskId] = ()
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    def apply(self, unit: Unit) -> Task:
+        """Stage both."""
+        unit.add_task(self.task)
+        if self.payload is not None:
+            unit.add_payload(self.task.id, self.payload)
+        return self.task
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The op that takes what may be sent of a route: in order of creation, up to the first that must wait."""
+
+    store: Store
+    route: str
+    limit: int
+    now: datetime
+    lease_until: datetime
+    task_ids: Sequence[TaskId] = ()
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    def apply(self, unit: Unit) -> tuple[list[tuple[Task, bytes]], datetime | None]:
+        """The claimed tasks with their bodies, and when the first that must wait is due."""
+        claimed: list[tuple[Task, bytes]] = []
+        for task in unit.tasks_where(self.store.tasks.unsent, route=self.route, limit=self.limit + 1):
+            due = task.submit_due_at or self.now
+            if due > self.now or len(claimed) == self.limit:
+                return claimed, due
+            rows = unit.select(self.store.tasks.payload, task_id=task.id)
+            body = rows[0][0] if rows else task.input_json.encode()
+            sending = replace(
+                task,
+                state="submitting",
+                submit_due_at=None,
+                submit_leased_until=self.lease_until,
+                submit_first_at=task.submit_first_at or self.now,
+            )
+            unit.put_task(sending)
+            claimed.append((sending, body))
+        return claimed, None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The op that stores a submission's answer; `recorded` tells what became of the task."""
+
+    sent: Task
+    answer: Submission
+    at: datetime
+    terms: Terms
+    rules: Rulebook
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    @property
+    def task_ids(self) -> tuple[TaskId, ...]:
+        """The task that was sent."""
+        return (self.sent.id,)
+
+    def apply(self, unit: Unit) -> Recorded:
+        """Stage it. A late answer of a sender that was taken for dead is still the truth about an ambiguous task."""
+        before = unit.task(self.sent.id)
+        if before is None:
+            return Recorded(self.sent)
+        mine = before.state == "submitting" and before.submit_leased_until == self.sent.submit_leased_until
+        if not mine and not (before.state == "ambiguous" and before.upstream_id is None):
+            return Recorded(before)
+        if not mine and not isinstance(self.answer, Taken):
+            return Recorded(before)
+        into = Recorded(before)
+        match self.answer:
+            case Taken():
+                self._taken(unit, before, self.answer, into)
+            case Refused() if before.held_json is None and not (self.answer.account and before.deferred):
+                self._rejected(unit, before, self.answer.reason, self.answer.code, into)
+            case NotTaken() | Refused() if before.held_json is None:
+                self._again(unit, before, self.answer, into)
+            case _:
+                ambiguous(unit, before, self.rules, self.at, into)
+        if into.task.state not in {"pending", "submitting"}:
+            unit.drop_payload(before.id)
+        return into
+
+    def _taken(self, unit: Unit, before: Task, answer: Taken, into: Recorded) -> None:
+        held = before.held_json
+        task = replace(
+            before,
+            state="queued",
+            upstream_id=answer.upstream_id,
+            submitted_at=self.at,
+            submit_due_at=None,
+            submit_leased_until=None,
+            held_json=None,
+        )
+        task = replace(task, poll_due_at=self.rules.polling.first(task, self.at, self.rules.draw()))
+        unit.put_task(task)
+        into.task, into.moved = task, True
+        record(unit, task, "task.queued", self.rules, self.at, into)
+        if held is not None:
+            settle(unit, task, judge_kept(task, held, self.rules.confirm, self.at), self.rules, self.at, into)
+
+    def _rejected(self, unit: Unit, before: Task, reason: str, code: int | None, into: Recorded) -> None:
+        task = reject(before, reason, code, self.at)
+        unit.put_task(task)
+        into.task, into.moved = task, True
+        if task.deferred:  # otherwise the caller has the refusal in hand (contract section 5)
+            record(unit, task, "task.rejected", self.rules, self.at, into)
+
+    def _again(self, unit: Unit, before: Task, answer: NotTaken | Refused, into: Recorded) -> None:
+        """Surely not taken: put back, unless its time is over."""
+        first = before.submit_first_at or self.at
+        waits = self.terms.retry
+        wait = waits[-1] if isinstance(answer, Refused) else waits[min(before.submit_attempts, len(waits) - 1)]
+        if isinstance(answer, NotTaken) and answer.retry_after is not None:
+            wait = max(wait, timedelta(seconds=answer.retry_after))
+        task = replace(
+            before,
+            state="pending",
+            deferred=True,
+            submit_attempts=before.submit_attempts + 1,
+            submit_due_at=self.at + wait,
+            submit_leased_until=None,
+        )
+        if self.at + wait >= first + self.terms.deadline:
+            self._rejected(unit, task, f"not taken before upstream.submit_deadline: {answer.reason}", None, into)
+            return
+        unit.put_task(task)
+        into.task, into.moved = task, True
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """The op that stops tracking a task: it may still be rendered and paid, but nobody waits for it here."""
+
+    task_id: TaskId
+    at: datetime
+    rules: Rulebook
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    @property
+    def task_ids(self) -> tuple[TaskId, ...]:
+        """The task."""
+        return (self.task_id,)
+
+    def apply(self, unit: Unit) -> Recorded:
+        """Stage it.
+
+        Raises:
+            NotFound: there is no such task.
+            Conflict: it has ended, or is being sent right now.
+        """
+        before = unit.task(self.task_id)
+        if before is None:
+            raise NotFound(f"there is no task {self.task_id[:60]!r}")
+        if before.state in lifecycle.TERMINAL or before.state == "submitting":
+            raise Conflict(f"the task is {before.state}: only one that waits or renders can be cancelled")
+        task = end_by_hand(before, self.at)
+        unit.put_task(task)
+        unit.drop_payload(task.id)
+        into = Recorded(task, moved=True)
+        record(unit, task, "task.cancelled", self.rules, self.at, into)
+        return into
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """The op that gives an ambiguous or lost task its upstream id by hand; it is looked up at once."""
+
+    task_id: TaskId
+    upstream_id: str
+    at: datetime
+    rules: Rulebook
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    @property
+    def task_ids(self) -> tuple[TaskId, ...]:
+        """The task."""
+        return (self.task_id,)
+
+    def apply(self, unit: Unit) -> Recorded:
+        """Stage it. A lost task stays lost until the upstream says more; then it is `recovered`.
+
+        Raises:
+            NotFound: there is no such task.
+            Conflict: it is neither ambiguous nor lost.
+        """
+        before = unit.task(self.task_id)
+        if before is None:
+            raise NotFound(f"there is no task {self.task_id[:60]!r}")
+        if before.state not in {"ambiguous", "lost"}:
+            raise Conflict(f"the task is {before.state}: only an ambiguous or a lost one can be given an id")
+        state = "queued" if before.state == "ambiguous" else before.state
+        task = replace(
+            before,
+            state=state,
+            upstream_id=self.upstream_id,
+            held_json=None,
+            poll_due_at=URGENT,
+            poll_leased_until=None,
+            poll_count=0,
+            missing_count=0,
+            missing_since_at=None,
+            woken_at=self.at,
+            submitted_at=before.submitted_at or self.at,
+        )
+        unit.put_task(task)
+        into = Recorded(task, look=True, moved=True)
+        if before.state == "ambiguous":
+            record(unit, task, "task.queued", self.rules, self.at, into)
+        return into
+
+
+def ambiguous(unit: Unit, before: Task, rules: Rulebook, now: datetime, into: Recorded) -> None:
+    """Stage that a task may have been taken and no answer tells; what a callback said meanwhile is decided now."""
+    task = replace(
+        before,
+        state="ambiguous",
+        submit_due_at=None,
+        submit_leased_until=None,
+        poll_due_at=(before.submit_first_at or before.created_at) + rules.polling.deadline,
+    )
+    unit.put_task(task)
+    into.task, into.moved = task, True
+    if task.held_json is not None:
+        settle(unit, task, judge_held(task, now), rules, now, into)

@@ -1,0 +1,270 @@
+"""The loop behind the others: whoever died left a lease that has run out, and what is old enough goes.
+
+It decides nothing about tasks that live: it gives back what nobody works on, calls `ambiguous` what lost its sender,
+cancels deliveries whose destination has left the config, and prunes in steps too small to be felt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import orjson
+from msgspec.structs import replace
+
+from receiver import ids
+from receiver.errors import StoreUnavailable
+from receiver.ingest import Recorded
+from receiver.records import Refusal
+from receiver.submit import ambiguous
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from receiver.ids import DeliveryId, TaskId
+    from receiver.ingest import After, Rulebook
+    from receiver.logs import Logger
+    from receiver.records import Delivery
+    from receiver.store import Store, Unit
+
+STEP = 200
+"""Rows of one sweep: a step is one small op between others."""
+KEPT_REFUSALS = 1000
+HOMELESS_FOR = timedelta(hours=24)
+"""How long a delivery waits for its destination to come back into the config (contract section 5)."""
+
+
+@dataclass(frozen=True)
+class Rescue:
+    """The op that takes back expired leases of deliveries; `all_of_them` where no other process can hold one."""
+
+    store: Store
+    now: datetime
+    all_of_them: bool = False
+    task_ids: Sequence[TaskId] = ()
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    def apply(self, unit: Unit) -> list[Delivery]:
+        """Those that were taken back."""
+        questions = self.store.deliveries
+        gone = (
+            unit.deliveries_where(questions.leased, limit=STEP)
+            if self.all_of_them
+            else unit.deliveries_where(questions.workers_gone, now=self.now, limit=STEP)
+        )
+        for delivery in gone:
+            unit.put_delivery(replace(delivery, state="pending", due_at=self.now, leased_until=None))
+        return gone
+
+
+@dataclass(frozen=True)
+class Disown:
+    """The op that makes `ambiguous` what lost its sender: it may have been sent, so it is never sent again."""
+
+    store: Store
+    now: datetime
+    rules: Rulebook
+    all_of_them: bool = False
+    task_ids: Sequence[TaskId] = ()
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    def apply(self, unit: Unit) -> list[Recorded]:
+        """What became of them."""
+        questions = self.store.tasks
+        gone = (
+            unit.tasks_where(questions.senders, limit=STEP)
+            if self.all_of_them
+            else unit.tasks_where(questions.senders_gone, now=self.now, limit=STEP)
+        )
+        into = [Recorded(task) for task in gone]
+        for task, recorded in zip(gone, into, strict=True):
+            ambiguous(unit, task, self.rules, self.now, recorded)
+            if recorded.task.state != "ambiguous" or recorded.task.upstream_id is not None:
+                unit.drop_payload(task.id)
+        return into
+
+
+@dataclass(frozen=True)
+class FreePolls:
+    """The op that makes due now what a process that is gone had claimed for a lookup (one process a file only)."""
+
+    store: Store
+    now: datetime
+    task_ids: Sequence[TaskId] = ()
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    def apply(self, unit: Unit) -> int:
+        """How many."""
+        return unit.execute(self.store.tasks.polls_freed, now_=self.now)
+
+
+@dataclass(frozen=True)
+class Evict:
+    """The op that cancels deliveries nobody will ever make: their destination is not in the config any more."""
+
+    store: Store
+    names: Sequence[str]
+    now: datetime
+    task_ids: Sequence[TaskId] = ()
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    def apply(self, unit: Unit) -> list[Delivery]:
+        """Those that were cancelled."""
+        gone = unit.deliveries_where(
+            self.store.deliveries.homeless,
+            names=orjson.dumps(list(self.names)).decode(),
+            before=self.now - HOMELESS_FOR,
+            limit=STEP,
+        )
+        for delivery in gone:
+            unit.put_delivery(replace(delivery, state="cancelled", due_at=None, finished_at=self.now))
+        return gone
+
+
+@dataclass(frozen=True)
+class Prune:
+    """The op of one small step of retention: terminal tasks past their age, whose deliveries have ended."""
+
+    store: Store
+    before: datetime
+    task_ids: Sequence[TaskId] = ()
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    def apply(self, unit: Unit) -> int:
+        """How many tasks went."""
+        rows = unit.select(self.store.prune.old, before=self.before, limit=STEP)
+        if rows:
+            gone = self.store.dialect.ids(row[0] for row in rows)
+            for statement in self.store.prune.deletes:
+                unit.execute(statement, ids=gone)
+        return len(rows)
+
+
+@dataclass(frozen=True)
+class NoteRefusals:
+    """The op that keeps the last refused callbacks, written together and off the hot path."""
+
+    store: Store
+    refusals: Sequence[Refusal]
+    task_ids: Sequence[TaskId] = ()
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    def apply(self, unit: Unit) -> None:
+        """Stage them and drop the oldest."""
+        for refusal in self.refusals:
+            unit.add_refusal(refusal)
+        unit.execute(self.store.events.trim_refusals, limit=KEPT_REFUSALS)
+
+
+@dataclass
+class Refusals:
+    """Refused callbacks since the last sweep: bounded in memory, counted in full."""
+
+    entropy: Callable[[int], bytes]
+    counts: Counter[str] = field(default_factory=Counter)
+    _new: deque[Refusal] = field(default_factory=lambda: deque(maxlen=KEPT_REFUSALS))
+
+    def note(self, reason: str, method: str, size: int, at: datetime) -> None:
+        """One more. No token and no part of one comes in here."""
+        self.counts[reason] += 1
+        refusal_id = "ref_" + ids.write(int(at.timestamp() * 1000), self.entropy(10))
+        self._new.append(Refusal(id=refusal_id, at=at, reason=reason, method=method[:10], size=size))
+
+    def drain(self) -> list[Refusal]:
+        """Those not yet written."""
+        drained = list(self._new)
+        self._new.clear()
+        return drained
+
+
+@dataclass
+class Sweeper:
+    """The loop. One round a second; retention goes on at once while a step finds a full one."""
+
+    store: Store
+    rules: Rulebook
+    refusals: Refusals
+    after: After
+    log: Logger
+    clock: Callable[[], datetime]
+    destinations: Sequence[str]
+    keep_for: timedelta
+    wake_deliver: Callable[[], None]
+    every: float = 1.0
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def recover(self) -> None:
+        """At start, where no other process can work on this database: every lease in it is a dead one's."""
+        now = self.clock()
+        while rescued := await self.store.run(Rescue(self.store, now, all_of_them=True)):
+            self._told(rescued)
+        while disowned := await self.store.run(Disown(self.store, now, self.rules, all_of_them=True)):
+            self._tell(disowned)
+        await self.store.run(FreePolls(self.store, now))
+
+    async def run(self) -> None:
+        """Sweep, for ever."""
+        while not self._stop.is_set():
+            full = False
+            try:
+                full = await self.round()
+            except StoreUnavailable as error:
+                self.log.error("sweep.store_unavailable", error=str(error))
+            try:
+                await asyncio.wait_for(self._stop.wait(), 0.05 if full else self.every)
+            except TimeoutError:
+                continue
+
+    async def round(self) -> bool:
+        """One of everything; whether some step was a full one, so that there is more."""
+        now = self.clock()
+        rescued = await self.store.run(Rescue(self.store, now))
+        self._told(rescued)
+        disowned = await self.store.run(Disown(self.store, now, self.rules))
+        self._tell(disowned)
+        for delivery in await self.store.run(Evict(self.store, self.destinations, now)):
+            self.log.warning(
+                "delivery.cancelled",
+                task_id=delivery.task_id,
+                event_id=delivery.event_id,
+                delivery_id=delivery.id,
+                destination=delivery.destination,
+                reason="its destination has left the config",
+            )
+        pruned = await self.store.run(Prune(self.store, now - self.keep_for))
+        if pruned:
+            self.log.info("tasks.pruned", count=pruned)
+        refused = self.refusals.drain()
+        if refused:
+            await self.store.run(NoteRefusals(self.store, refused))
+        return STEP in {len(rescued), len(disowned), pruned}
+
+    def _told(self, rescued: list[Delivery]) -> None:
+        for delivery in rescued:
+            self.log.warning(
+                "lease.rescued",
+                task_id=delivery.task_id,
+                event_id=delivery.event_id,
+                delivery_id=delivery.id,
+                destination=delivery.destination,
+            )
+        if rescued:
+            self.wake_deliver()
+
+    def _tell(self, disowned: list[Recorded]) -> None:
+        for recorded in disowned:
+            self.log.warning(
+                "task.submit_ambiguous",
+                task_id=recorded.task.id,
+                upstream_id=recorded.task.upstream_id,
+                reason="its sender ended before the answer",
+            )
+            self.after(recorded)
+
+    def stop(self) -> None:
+        """End the loop."""
+        self._stop.set()

@@ -1,0 +1,61 @@
+"""The edge that listens: translates between HTTP and the verbs, decides nothing.
+
+One ASGI callable. The callback door is looked for first, by its prefix and nothing else; all the rest is Starlette's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from receiver.web import problems
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from receiver.web.callbacks import CallbackDoor
+
+
+class Front:
+    """The door for callbacks, and the application behind it.
+
+    Attributes:
+        prefixes: what callback paths begin with: `/callbacks/`, and the same under the path of `public_url`.
+    """
+
+    def __init__(self, door: CallbackDoor, routes: Sequence[Route], *, public_path: str) -> None:
+        """`public_path` is the path of `public_url`, without a slash at its end."""
+        self._door = door
+        self._prefixes = tuple({"/callbacks/", f"{public_path}/callbacks/"})
+        self._rest: ASGIApp = Starlette(
+            routes=[*routes, Route("/docs/problems/{code}", problems.page)],
+            exception_handlers={HTTPException: _http_error, Exception: _fault},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            for prefix in self._prefixes:
+                if path.startswith(prefix):
+                    await self._door(scope, receive, send, path[len(prefix) :])
+                    return
+        await self._rest(scope, receive, send)
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 -- what it is registered for
+    if error.status_code == 405:  # noqa: PLR2004 -- Starlette's own word
+        return problems.problem(405, "method-not-allowed", "not by this method", headers=dict(error.headers or {}))
+    return problems.problem(404, "not-found", "there is nothing at this path")
+
+
+async def _fault(_request: Request, _error: Exception) -> Response:
+    return problems.problem(500, "internal", "an error of ours; the log has the details")

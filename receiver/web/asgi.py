@@ -1,0 +1,118 @@
+"""The few lines of ASGI that the rooms of web share: reading a body under a cap, answering."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from receiver.errors import ReceiverError, TooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.types import Message, Receive, Scope, Send
+
+BODY_FOR = 30.0
+"""Seconds a body may take to arrive in pieces; a sender slower than this is let go."""
+JSON = (b"content-type", b"application/json")
+
+
+class Gone(ReceiverError):
+    """The sender went away, or was too slow, before the body was whole."""
+
+    http_status = 408
+    code = "body-timeout"
+
+
+async def answer(send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (JSON,)) -> None:
+    """One whole response."""
+    fields = [*headers, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answer_json(send: Send, status: int, document: Any, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """One whole JSON response."""
+    await answer(send, status, orjson.dumps(document), (JSON, *headers))
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of that (lower-case) name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None
+
+
+async def read_body(scope: Scope, receive: Receive, cap: int) -> bytes:
+    """The body, with `Content-Encoding: gzip` undone, refused as soon as it passes `cap` bytes (inflated, too).
+
+    Raises:
+        TooLarge: it is larger.
+        Gone: it did not arrive.
+    """
+    declared = header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > cap:
+        raise TooLarge(f"the body has {int(declared)} bytes, {cap} are taken")
+    message = await receive()
+    body = _piece(message)
+    if len(body) > cap:
+        raise TooLarge(f"the body has more than {cap} bytes")
+    if message.get("more_body"):
+        body = await _rest(receive, body, cap)
+    encoding = header(scope, b"content-encoding")
+    if encoding is not None and encoding.strip().lower() in {b"gzip", b"x-gzip"}:
+        return inflate(body, cap)
+    return body
+
+
+async def _rest(receive: Receive, first: bytes, cap: int) -> bytes:
+    pieces, size = [first], len(first)
+    try:
+        async with asyncio.timeout(BODY_FOR):
+            more = True
+            while more:
+                message = await receive()
+                piece = _piece(message)
+                size += len(piece)
+                if size > cap:
+                    raise TooLarge(f"the body has more than {cap} bytes")
+                pieces.append(piece)
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise Gone(f"the body did not arrive within {BODY_FOR:.0f} s") from None
+    return b"".join(pieces)
+
+
+def _piece(message: Message) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise Gone("the sender went away before the body was whole")
+    piece: bytes = message.get("body", b"")
+    return piece
+
+
+def inflate(body: bytes, cap: int) -> bytes:
+    """The content of a gzip body; the body itself where it is none, since some senders only say so.
+
+    Raises:
+        TooLarge: it inflates to more than `cap` bytes; no more than that is ever held.
+    """
+    pieces, size, rest = [], 0, body
+    try:
+        while rest:
+            unpacker = zlib.decompressobj(wbits=31)
+            piece = unpacker.decompress(rest, cap - size + 1)
+            size += len(piece)
+            if size > cap:
+                raise TooLarge(f"the body inflates to more than {cap} bytes")
+            pieces.append(piece)
+            if not unpacker.eof:
+                break
+            rest = unpacker.unused_data
+    except zlib.error:
+        return body
+    return b"".join(pieces)

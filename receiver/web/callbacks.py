@@ -1,0 +1,137 @@
+"""The callback door (contract 4.1): the one hot path, a bare ASGI endpoint.
+
+The token in the path is the only authentication. Whoever has a good one is answered 200 once the observation is on
+disk, whatever the body says; whoever has not gets one and the same 404, cheaply. The token itself goes nowhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from receiver import envelope, signing
+from receiver.errors import EnvelopeError, NotFound, ReceiverError, StoreUnavailable, TokenError, TooLarge
+from receiver.ingest import Callback, Wake
+from receiver.web.asgi import Gone, answer, header, read_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from starlette.types import Receive, Scope, Send
+
+    from receiver.envelope import Envelope
+    from receiver.ids import TaskId
+    from receiver.ingest import After, Rulebook
+    from receiver.logs import Logger
+    from receiver.store import Store
+    from receiver.sweep import Refusals
+
+MAX_BODY = 1024 * 1024
+"""Bytes of a callback's body, inflated (contract 4.1)."""
+RECEIVED = b'{"received":true}'
+NOT_FOUND = b'{"type":"/docs/problems/not-found","title":"Not found","status":404}'
+PROBLEM = (b"content-type", b"application/problem+json")
+RETRY_AFTER = (b"retry-after", b"5")
+CLOSE = (b"connection", b"close")
+_READING = frozenset({"GET", "HEAD"})
+_WRITING = frozenset({"POST", "PUT"})
+
+
+@dataclass
+class CallbackDoor:
+    """`POST`, `PUT`, `GET` and `HEAD` on `/callbacks/{token}`, with anything appended."""
+
+    store: Store
+    rules: Rulebook
+    after: After
+    refusals: Refusals
+    log: Logger
+    clock: Callable[[], datetime]
+    signing_keys: Sequence[str]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, rest: str) -> None:
+        """Answer one request; `rest` is what follows `/callbacks/`."""
+        method: str = scope["method"]
+        try:
+            task_id = signing.read(self.signing_keys, rest.partition("/")[0], now=self.clock())
+        except TokenError as error:
+            await self._refuse(scope, send, error.flaw)
+            return
+        if method in _WRITING:
+            await self._take(scope, receive, send, task_id)
+        elif method in _READING:
+            await self._wake(scope, send, task_id)
+        else:
+            await answer(send, 405, b"", ((b"allow", b"POST, PUT, GET, HEAD"),))
+
+    async def _take(self, scope: Scope, receive: Receive, send: Send, task_id: TaskId) -> None:
+        started = perf_counter()
+        declared = header(scope, b"content-type")
+        content_type = None if declared is None else declared[:200].decode("latin-1")
+        body, parsed, flaw, status = b"", None, "", 200
+        try:
+            body = await read_body(scope, receive, MAX_BODY)
+            parsed = envelope.parse(body, content_type)
+        except EnvelopeError as error:
+            flaw = str(error)
+        except TooLarge as error:
+            flaw, status = str(error), 413
+        except Gone as error:
+            flaw, status = str(error), 408
+        try:
+            await self._ingest(task_id, body, content_type, parsed, flaw, started)
+        except NotFound:
+            await self._refuse(scope, send, "unknown task")
+        except StoreUnavailable as error:
+            self.log.error("callback.unstored", task_id=task_id, error=str(error))
+            await answer(
+                send,
+                503,
+                b'{"type":"/docs/problems/store-unavailable","title":"Try again","status":503}',
+                (PROBLEM, RETRY_AFTER),
+            )
+        else:
+            if status == 200:  # noqa: PLR2004 -- the one good answer
+                await answer(send, 200, RECEIVED)
+            else:
+                await answer(send, status, b"", (CLOSE,))
+
+    async def _ingest(
+        self, task_id: TaskId, body: bytes, content_type: str | None, parsed: Envelope | None, flaw: str, started: float
+    ) -> None:
+        op = Callback(task_id, body, content_type, parsed, flaw, self.clock(), self.rules)
+        recorded = await self.store.run(op)
+        task = recorded.task
+        self.log.info(
+            "callback.received",
+            task_id=task_id,
+            upstream_id=task.upstream_id,
+            verdict=recorded.verdict,
+            detail=recorded.detail,
+            state=task.state,
+            bytes=len(body),
+            duration_ms=round((perf_counter() - started) * 1000, 1),
+        )
+        self.after(recorded)
+
+    async def _wake(self, scope: Scope, send: Send, task_id: TaskId) -> None:
+        try:
+            self.after(await self.store.run(Wake(task_id, self.clock())))
+        except NotFound:
+            await self._refuse(scope, send, "unknown task")
+        except ReceiverError:
+            await answer(send, 503, b"", (RETRY_AFTER,))
+        else:
+            await answer(send, 200, b"" if scope["method"] == "HEAD" else RECEIVED)
+
+    async def _refuse(self, scope: Scope, send: Send, reason: str) -> None:
+        """The same answer for every reason; the reason is for the operator."""
+        size = header(scope, b"content-length")
+        declared = int(size) if size is not None and size.isdigit() and len(size) < 10 else 0  # noqa: PLR2004 -- an INTEGER column
+        self.refusals.note(reason, scope["method"], declared, self.clock())
+        self.log.info("callback.refused", reason=reason, method=scope["method"][:10])
+        await answer(
+            send, 404, b"" if scope["method"] == "HEAD" else NOT_FOUND, (PROBLEM, CLOSE) if declared else (PROBLEM,)
+        )

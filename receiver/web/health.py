@@ -1,0 +1,63 @@
+"""`/livez` and `/readyz`: open to all, and saying nothing secret."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.requests import Request
+
+    from receiver.ids import DeliveryId, TaskId
+    from receiver.store import Store, Unit
+
+PROBE_FOR = 5.0
+"""Seconds an empty commit may take before the store counts as away."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An op that changes nothing: its commit shows that the store can."""
+
+    task_ids: Sequence[TaskId] = ()
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    def apply(self, _unit: Unit) -> None:
+        """Nothing."""
+
+
+@dataclass
+class Health:
+    """The two questions an operator's machine asks."""
+
+    store: Store
+    reasons: Callable[[], list[str]]
+
+    def routes(self) -> list[Route]:
+        """The route table."""
+        return [Route("/livez", self.live), Route("/readyz", self.ready)]
+
+    async def live(self, _request: Request) -> Response:
+        """The process runs."""
+        return Response(b'{"status":"live"}', media_type="application/json")
+
+    async def ready(self, _request: Request) -> Response:
+        """All it needs is there; else 503, with each reason in words."""
+        reasons = self.reasons()
+        try:
+            async with asyncio.timeout(PROBE_FOR):
+                await self.store.run(Probe())
+        except (StoreUnavailable, TimeoutError) as error:
+            reasons.insert(0, f"the store cannot commit: {error or 'no answer'}")
+        status = "unready" if reasons else "ready"
+        body = orjson.dumps({"status": status, "reasons": reasons})
+        return Response(body, 503 if reasons else 200, media_type="application/json")

@@ -1,0 +1,135 @@
+"""Things as the API shows them (contract 4.3): pure functions from records to JSON-ready documents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from receiver.ingest import stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from receiver.records import Attempt, Delivery, Event, Inbox, Task
+
+
+def task(row: Task) -> dict[str, Any]:
+    """A task."""
+    return {
+        "id": row.id,
+        "upstream_id": row.upstream_id,
+        "route": row.route,
+        "state": row.state,
+        "progress": row.progress,
+        "input": orjson.Fragment(row.input_json),
+        "metadata": orjson.Fragment(row.metadata_json),
+        "video_url": row.video_url,
+        "poster": row.poster,
+        "last_frame": row.last_frame,
+        "failure": row.failure,
+        "failure_code": row.failure_code,
+        "code": row.code,
+        "msg": row.msg,
+        "via": row.via,
+        "created_at": stamp(row.created_at),
+        "submitted_at": stamp(row.submitted_at),
+        "finished_at": stamp(row.finished_at),
+    }
+
+
+def attempt(row: Attempt) -> dict[str, Any]:
+    """One attempt."""
+    return {
+        "number": row.number,
+        "started_at": stamp(row.started_at),
+        "duration_ms": row.duration_ms,
+        "redelivery": row.redelivery,
+        "request": orjson.Fragment(row.request_json),
+        "response": None if row.response_json is None else orjson.Fragment(row.response_json),
+        "error": row.error,
+        "result": row.result,
+        "reason": row.reason,
+        "next_at": stamp(row.next_at),
+    }
+
+
+def delivery(row: Delivery, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """A delivery with its attempts."""
+    return {
+        "id": row.id,
+        "event_id": row.event_id,
+        "task_id": row.task_id,
+        "destination": row.destination,
+        "state": row.state,
+        "attempt_count": row.attempt_count,
+        "due_at": stamp(row.due_at),
+        "created_at": stamp(row.created_at),
+        "finished_at": stamp(row.finished_at),
+        "attempts": [attempt(one) for one in attempts],
+    }
+
+
+def timeline(
+    row: Task,
+    observations: Sequence[Inbox],
+    events: Sequence[Event],
+    deliveries: Sequence[Delivery],
+    attempts: Sequence[Attempt],
+) -> list[dict[str, Any]]:
+    """A task's way, in order of time; of one moment in the order of cause and effect."""
+    items: list[tuple[Any, int, dict[str, Any]]] = []
+
+    def add(at: Any, rank: int, kind: str, **what: Any) -> None:
+        items.append((at, rank, {"at": stamp(at), "kind": kind, **what}))
+
+    add(
+        row.created_at,
+        0,
+        "submission",
+        state="pending",
+        route=row.route,
+        submit_attempts=row.submit_attempts,
+        submitted_at=stamp(row.submitted_at),
+        upstream_id=row.upstream_id,
+    )
+    for seen in observations:
+        add(
+            seen.received_at,
+            1,
+            "observation" if seen.via == "callback" else "poll",
+            id=seen.id,
+            via=seen.via,
+            verdict=seen.verdict,
+            detail=seen.detail,
+            content_type=seen.content_type,
+            raw=seen.raw.decode("utf-8", errors="replace"),
+        )
+    for event in events:
+        add(event.created_at, 2, "event", event_id=event.id, type=event.type)
+        for name, reason in orjson.loads(event.skips_json):
+            add(event.created_at, 3, "skip", event_id=event.id, destination=name, reason=reason)
+    destinations = {one.id: one.destination for one in deliveries}
+    for one in deliveries:
+        add(
+            one.created_at,
+            4,
+            "delivery",
+            delivery_id=one.id,
+            event_id=one.event_id,
+            destination=one.destination,
+            state=one.state,
+            attempt_count=one.attempt_count,
+            due_at=stamp(one.due_at),
+        )
+    for tried in attempts:
+        add(
+            tried.started_at,
+            5,
+            "attempt",
+            delivery_id=tried.delivery_id,
+            destination=destinations.get(tried.delivery_id),
+            **attempt(tried),
+        )
+    items.sort(key=lambda item: item[:2])
+    return [item for _, _, item in items]
