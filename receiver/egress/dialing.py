@@ -75,16 +75,25 @@ class Resolver(AbstractResolver):
             EgressError: one of them is private, and this resolver vets.
         """
         async with self._slots:
-            found = await _in_thread(lambda: _addresses(host, port, family))
+            found = await in_thread(lambda: _addresses(host, port, family))
         if self._vetted:
-            for one in found:
-                reason = vet(one["host"])
-                if reason is not None:
-                    raise EgressError(f"{host} resolves to a private address: {reason}", stage="address", sent=False)
+            refuse_private(host, found)
         return found
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+def refuse_private(host: str, found: list[ResolveResult]) -> None:
+    """Refuse a name that has a private address, even where others of its addresses are public.
+
+    Raises:
+        EgressError: one of them is private.
+    """
+    for one in found:
+        reason = vet(one["host"])
+        if reason is not None:
+            raise EgressError(f"{host} resolves to a private address: {reason}", stage="address", sent=False)
 
 
 def _addresses(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
@@ -100,7 +109,8 @@ def _addresses(host: str, port: int, family: socket.AddressFamily) -> list[Resol
     ]
 
 
-async def _in_thread(work: Callable[[], list[ResolveResult]]) -> list[ResolveResult]:
+async def in_thread(work: Callable[[], list[ResolveResult]]) -> list[ResolveResult]:
+    """What `work` returns or raises, on a thread that nobody waits for at the end of the process."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[list[ResolveResult]] = loop.create_future()
 
@@ -125,7 +135,12 @@ async def _in_thread(work: Callable[[], list[ResolveResult]]) -> list[ResolveRes
     return await future
 
 
-def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
+def guarded_socket(info: tuple[Any, ...]) -> socket.socket:
+    """A socket for what is about to be connected, an entry as `getaddrinfo` gives it.
+
+    Raises:
+        EgressError: its address is private.
+    """
     family, kind, proto, _, address = info
     reason = vet(address[0])
     if reason is not None:
@@ -154,7 +169,7 @@ def session(*, tls: ssl.SSLContext, vetted: bool, fresh: bool = False, limit: in
     connector = aiohttp.TCPConnector(
         ssl=tls,
         resolver=Resolver(vetted=vetted),
-        socket_factory=_guarded_socket if vetted else None,
+        socket_factory=guarded_socket if vetted else None,
         limit=limit,
         **keep,
     )

@@ -9,7 +9,8 @@
   connection is a transient failure of the attempt.
 
 A failure before a status line is an EgressError. Once there is a status, there is an answer: a body that breaks off,
-runs out of time or passes the cap only makes it `truncated`.
+runs out of time or passes the cap only makes it `truncated`. (Confessed: where a status and a broken chunk arrive in
+one breath, aiohttp's parser gives neither, and it is an `answer` failure.)
 """
 
 from __future__ import annotations
@@ -191,10 +192,15 @@ async def _read(chunks: AsyncIterable[bytes], body: bytearray, cap: int) -> bool
 
 
 async def _deliver(session: aiohttp.ClientSession, request: HttpRequest) -> _Answer:
+    try:
+        # As it stands, where it can: requoting a URL can break one that carries a signature.
+        url = URL(request.url, encoded=request.url.isascii())
+        url.port  # noqa: B018 -- read lazily, and refused then
+    except ValueError:
+        raise EgressError("nothing can be connected to this URL", stage="address", sent=False) from None
     response = await session.request(
         request.method,
-        # As it stands, where it can: requoting a URL can break one that carries a signature.
-        URL(request.url, encoded=request.url.isascii()),
+        url,
         headers={"accept": "*/*", "accept-encoding": "identity", **request.headers},
         data=io.BytesIO(request.body) if len(request.body) > _LARGE else request.body,
         allow_redirects=False,
