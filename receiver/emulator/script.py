@@ -211,8 +211,8 @@ def directive(**words: object) -> str:
     """
     parts = [str(value) if word == "outcome" else f"{word_of(word)}={value}" for word, value in words.items()]
     text = f"[emulator: {'; '.join(parts)}]"
-    said = dict(directive_in(text))
-    if len(said) != len(parts):
+    meant = {field_of(word): read(field_of(word), str(value)) for word, value in words.items()}
+    if _DIRECTIVE.fullmatch(text) is None or dict(directive_in(text)) != meant:
         raise ValueError(f"a value of {text!r} cannot be written in a directive")
     return text
 
