@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from msgspec.structs import replace
 
@@ -18,7 +18,7 @@ from receiver.errors import EgressError, NotFound, StoreUnavailable
 from receiver.ingest import Lookup, Recorded, record
 from receiver.ingest.judge import lose
 from receiver.upstream import ROUTES
-from receiver.upstream.base import Missing, Shown, Unanswered
+from receiver.upstream.base import Missing, Shown, Unanswered, Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from receiver.wire import HttpRequest, HttpResponse
 
 LEASE_MARGIN = timedelta(seconds=10)
-UNREACHED = frozenset({None, 401, 403, 429})
+NO_STATUS = 0
+UNREACHED = frozenset({NO_STATUS, 401, 403, 429})
 """Answers, or none, that the other lookup route would only repeat: the network, our key, our rate."""
 IDLE_FOR = 1.0
 """The longest sleep, in seconds: what other processes made due is found within it."""
@@ -148,8 +149,9 @@ class Poller:
         op = Lookup(
             task_id=task.id,
             lease=lease,
-            seen=looked.observation if isinstance(looked, Shown) else None,
+            seen=looked.observation if isinstance(looked, Shown | Unusable) else None,
             missing=isinstance(looked, Missing),
+            answered=not isinstance(looked, Unanswered),
             detail=_words(looked),
             raw=response.body if response else b"",
             content_type=response.headers.get("content-type") if response else None,
@@ -165,9 +167,9 @@ class Poller:
         self.after(recorded)
 
     def _report(self, task: Task, looked: Looked, recorded: Recorded) -> None:
-        answered = not isinstance(looked, Unanswered)
-        self.trouble = None if answered else f"the upstream does not answer lookups: {looked.reason}"
-        (self.log.info if answered else self.log.warning)(
+        unanswered = isinstance(looked, Unanswered)
+        self.trouble = f"the upstream does not answer lookups: {_words(looked)}" if unanswered else None
+        (self.log.warning if unanswered else self.log.info)(
             "task.polled",
             task_id=task.id,
             upstream_id=task.upstream_id,
@@ -178,27 +180,28 @@ class Poller:
         )
 
     async def _ask(self, task: Task) -> tuple[Looked, HttpResponse | None]:
-        """The route's own lookup, and the other one where the first shows nothing of use."""
+        """The route's own lookup, and the other one where the first shows nothing of use.
+
+        Missing only where both say so: one route may not know what the other shows. One that does not answer leaves
+        the question open.
+        """
         route = ROUTES[task.route]
         upstream_id = task.upstream_id or ""
-        looked, response = await self._question(task, route.lookup(upstream_id))
-        if isinstance(looked, Shown) and looked.usable:
-            return looked, response
-        if isinstance(looked, Unanswered) and looked.status in UNREACHED:
-            return looked, response
-        other, second = await self._question(task, route.fallback(upstream_id))
-        if isinstance(other, Shown) and (other.usable or not isinstance(looked, Shown)):
-            return other, second
-        if isinstance(looked, Shown):
-            return looked, response
-        # Missing only where both say so: one route may not know what the other shows.
-        return (looked, response) if isinstance(looked, Unanswered) else (other, second)
+        first, response = await self._question(task, route.lookup(upstream_id))
+        if isinstance(first, Shown) or (isinstance(first, Unanswered) and first.status in UNREACHED):
+            return first, response
+        second, other = await self._question(task, route.fallback(upstream_id))
+        if isinstance(second, Shown) or _shows_it(second):
+            return second, other
+        if _shows_it(first) or isinstance(first, Unanswered):
+            return first, response
+        return second, other
 
     async def _question(self, task: Task, request: HttpRequest) -> tuple[Looked, HttpResponse | None]:
         try:
             response = await self.egress.ask(request, timeout=self.timeout)
         except EgressError as error:
-            return Unanswered(str(error), None, None), None
+            return Unanswered(str(error), NO_STATUS, None), None
         return ROUTES[task.route].read_lookup(response, now=self.clock()), response
 
     async def stop(self) -> None:
@@ -211,11 +214,18 @@ class Poller:
             await asyncio.wait(self._asking)
 
 
+def _shows_it(looked: Looked) -> bool:
+    """A body that only names the task says little, and yet shows that the upstream has it."""
+    return isinstance(looked, Unusable) and looked.observation is not None
+
+
 def _words(looked: Looked) -> str:
     match looked:
         case Shown():
             return looked.observation.seen
         case Missing():
             return "the upstream has no such task"
-        case Unanswered():
+        case Unusable() | Unanswered():
             return looked.reason
+        case _:
+            assert_never(looked)

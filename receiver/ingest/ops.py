@@ -16,6 +16,7 @@ from receiver.ingest.judge import MISSING_LOOKUPS, Judgement, judge, lose
 from receiver.ingest.record import Recorded, settle
 from receiver.records import Inbox, Task
 from receiver.upstream import ROUTES
+from receiver.upstream.reading import has_word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,10 +92,15 @@ class Callback:
 
     def _judge(self, task: Task) -> Judgement:
         if self.envelope is None:
-            ended = task.state in lifecycle.TERMINAL and task.state != "lost"
-            return Judgement(task, "unreadable", self.flaw, look="no" if ended else "at once")
+            return self._unreadable(task, self.flaw)
         seen = ROUTES[task.route].read(self.envelope)
+        if seen.seen == "unknown" and seen.upstream_id is None and not has_word(self.envelope):
+            return self._unreadable(task, "JSON that tells of no task")
         return judge(task, seen, "callback", self.rules.confirm, self.at)
+
+    def _unreadable(self, task: Task, flaw: str) -> Judgement:
+        ended = task.state in lifecycle.TERMINAL and task.state != "lost"
+        return Judgement(task, "unreadable", flaw, look="no" if ended else "at once")
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,7 @@ class Lookup:
         lease: the claim it was made under; a lookup that outlived its lease still tells the truth, but does not touch
             the schedule of the one that followed it.
         seen: what was shown; None where the upstream has no such task (`missing`) or did not answer.
+        answered: false where the upstream did not get to the question; that postpones `polling.deadline`.
         missing: both lookup routes said `task_not_exist`.
         detail: what the answer was, in words.
         raw: the body.
@@ -149,6 +156,7 @@ class Lookup:
     lease: datetime
     seen: Observation | None
     missing: bool
+    answered: bool
     detail: str
     raw: bytes
     content_type: str | None
@@ -196,8 +204,7 @@ class Lookup:
     def _give_up(self, judged: Judgement) -> Judgement:
         """The task as lost, where the rules of contract section 1 say so; only an answer can say it."""
         task, rules = judged.task, self.rules.polling
-        answered = self.seen is not None or self.missing
-        if not answered or task.state not in {"queued", "running"}:
+        if not self.answered or task.state not in {"queued", "running"}:
             return judged
         since = task.submitted_at or task.created_at
         if self.at >= since + rules.deadline:

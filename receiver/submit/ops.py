@@ -96,10 +96,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Answered:
-    """The op that stores a submission's answer; `recorded` tells what became of the task."""
+    """The op that stores a submission's answer.
+
+    Attributes:
+        code: the upstream's own number, where its answer had one.
+    """
 
     sent: Task
     answer: Submission
+    code: int | None
     at: datetime
     terms: Terms
     rules: Rulebook
@@ -125,7 +130,7 @@ class Answered:
             case Taken():
                 self._taken(unit, before, self.answer, into)
             case Refused() if before.held_json is None and not (self.answer.account and before.deferred):
-                self._rejected(unit, before, self.answer.reason, self.answer.code, into)
+                self._rejected(unit, before, self.answer.reason, self.code, into)
             case NotTaken() | Refused() if before.held_json is None:
                 self._again(unit, before, self.answer, into)
             case _:

@@ -27,6 +27,7 @@ from receiver.submit.ops import Accept, Answered, Claim
 from receiver.upstream import ROUTES
 from receiver.upstream.base import Ambiguous, NotTaken, Refused, Taken
 from receiver.upstream.data_uri import abridge
+from receiver.upstream.verdicts import upstream_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from receiver.store import Store
     from receiver.submit.ops import Terms
     from receiver.upstream.base import Submission, UpstreamRoute
+    from receiver.wire import HttpResponse
 
 LEASE_MARGIN = timedelta(seconds=30)
 """A sender's lease outlives `upstream.timeout` by this much, so that only a dead one's runs out."""
@@ -46,8 +48,8 @@ STORE_RETRY_FOR = 0.5
 """Seconds between tries to store an upstream's answer: it is a paid id."""
 
 
-NO_CALLBACK = "https://callback.invalid/none"
-"""Sent by a route that insists on a callback URL where there is none to give (contract section 3)."""
+Sent = tuple["Submission", "HttpResponse | None"]
+"""What was made of a submission's answer, and the answer itself where there was one."""
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Submitter:
     trouble: dict[str, str] = field(default_factory=dict)
     _gates: dict[str, _Gate] = field(default_factory=lambda: {name: _Gate() for name in ROUTES})
     _account_until: datetime | None = None
-    _sending: set[asyncio.Task[Submission]] = field(default_factory=set)
+    _sending: set[asyncio.Task[Sent]] = field(default_factory=set)
     _backlog: set[str] = field(default_factory=lambda: set(ROUTES))
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
@@ -138,14 +140,15 @@ class Submitter:
             gate.sending -= 1
             raise
         # The sending outlives a caller who goes away: its answer is a paid id.
-        answer = await asyncio.shield(self._start(task, whole, counted=True))
+        answer, response = await asyncio.shield(self._start(task, whole, counted=True))
         task = await self.task(task)
         if isinstance(answer, Refused) and task.state == "rejected":
+            body = response.body.decode("utf-8", errors="replace") if response else ""
             raise UpstreamRefused(
                 answer.reason,
                 status=answer.status,
-                upstream_status=answer.upstream_status,
-                upstream_body=answer.body,
+                upstream_status=response.status if response else 0,
+                upstream_body=body,
                 task_id=task.id,
             )
         return task
@@ -168,7 +171,7 @@ class Submitter:
         if not route.takes_callback:
             return None
         if task.callback_expires_at is None or self.terms.callback_base is None:
-            return NO_CALLBACK
+            return None
         token = signing.mint(self.terms.signing_keys, task.id, task.callback_expires_at)
         return f"{self.terms.callback_base}/callbacks/{token}"
 
@@ -185,7 +188,7 @@ class Submitter:
         gate = self._gates[route]
         return route not in self._backlog and gate.until is None and not gate.probing
 
-    def _start(self, task: Task, body: bytes, *, counted: bool = False) -> asyncio.Task[Submission]:
+    def _start(self, task: Task, body: bytes, *, counted: bool = False) -> asyncio.Task[Sent]:
         if not counted:
             self._gates[task.route].sending += 1
         sending = asyncio.create_task(self._send(task, body), name=f"submit {task.id}")
@@ -193,11 +196,12 @@ class Submitter:
         sending.add_done_callback(self._sending.discard)
         return sending
 
-    async def _send(self, task: Task, body: bytes) -> Submission:
+    async def _send(self, task: Task, body: bytes) -> Sent:
         """One submission, on a connection of its own, and its answer into the store."""
         route = ROUTES[task.route]
         gate = self._gates[task.route]
         answer: Submission = Ambiguous("the sender ended before the answer")
+        response: HttpResponse | None = None
         try:
             request = route.submit(orjson.loads(body), self._callback_url(route, task))
             try:
@@ -205,19 +209,19 @@ class Submitter:
                 answer = route.read_submission(response, now=self.clock())
             except EgressError as error:
                 answer = Ambiguous(str(error)) if error.sent else NotTaken(str(error), None)
-            await self._keep(task, answer)
-            return answer
+            await self._keep(task, answer, None if response is None else upstream_code(response))
+            return answer, response
         finally:
             gate.sending -= 1
             self._regulate(task.route, answer)
             self._wake.set()
 
-    async def _keep(self, task: Task, answer: Submission) -> None:
+    async def _keep(self, task: Task, answer: Submission, code: int | None) -> None:
         """Store the answer, however long the store is away; only then does anybody hear of it."""
         at = self.clock()
         while True:
             try:
-                recorded = await self.store.run(Answered(task, answer, at, self.terms, self.rules))
+                recorded = await self.store.run(Answered(task, answer, code, at, self.terms, self.rules))
             except StoreUnavailable as error:
                 # Should the process die before the store is back, this line's id lets an operator adopt the task.
                 self.log.error(

@@ -57,7 +57,7 @@ class Health:
             async with asyncio.timeout(PROBE_FOR):
                 await self.store.run(Probe())
         except (StoreUnavailable, TimeoutError) as error:
-            reasons.insert(0, f"the store cannot commit: {error or 'no answer'}")
+            reasons.insert(0, f"the store cannot commit: {error}")
         status = "unready" if reasons else "ready"
         body = orjson.dumps({"status": status, "reasons": reasons})
         return Response(body, 503 if reasons else 200, media_type="application/json")
