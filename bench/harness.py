@@ -106,7 +106,7 @@ async def receiver(tasks: int, config: str) -> AsyncIterator[tuple[int, list[byt
             f'[security]\nsigning_keys = ["{KEY}"]\napi_keys = ["k"]\n[upstream]\nbase_url = "http://127.0.0.1:1"\n'
             f'api_key = "k"\n[logging]\nformat = "json"\nlevel = "info"\n{config}'
         )
-        process = _pinned([sys.executable, "-m", "receiver", "serve"], folder, folder / "log")
+        process = _pinned([sys.executable, os.environ.get("BENCH_SERVE", "-m"), *([] if "BENCH_SERVE" in os.environ else ["receiver", "serve"])], folder, folder / "log")
         try:
             await _answers(port, process, folder / "log")
             yield port, callbacks

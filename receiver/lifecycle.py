@@ -29,6 +29,8 @@ Seen = Literal[
     "missing",  # the upstream says it has no such task
     "unknown",  # a word no table knows, or no word at all: never terminal
 ]
+ResultKind = Literal["ok", "transient", "throttled", "permanent"]
+"""How an attempt ended (glossary: result)."""
 DeliveryState = Literal["pending", "leased", "delivered", "dead", "cancelled"]
 
 TASK_STATES: Final[tuple[TaskState, ...]] = (

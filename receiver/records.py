@@ -7,13 +7,13 @@ Times end in `_at` and are aware UTC, to the millisecond.
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 -- msgspec reads the annotations
+from datetime import datetime
 from typing import Literal
 
 import msgspec
 
-from receiver.ids import AttemptId, DeliveryId, EventId, TaskId  # noqa: TC001 -- likewise
-from receiver.lifecycle import DeliveryState, Seen, TaskState  # noqa: TC001 -- likewise
+from receiver.ids import AttemptId, DeliveryId, EventId, TaskId
+from receiver.lifecycle import DeliveryState, ResultKind, Seen, TaskState
 
 Via = Literal["callback", "poll"]
 Verdict = Literal["accepted", "duplicate", "late", "progress", "odd", "unreadable"]
@@ -23,7 +23,6 @@ Oddity = Literal[
     "bare-code",  # an error code with no status at all
     "no-url",  # a success without a usable URL
 ]
-ResultKind = Literal["ok", "transient", "throttled", "permanent"]
 
 
 class Observation(msgspec.Struct, frozen=True):

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from receiver.errors import EgressError, Stage
-    from receiver.lifecycle import DeliveryState
-    from receiver.records import ResultKind
+    from receiver.lifecycle import DeliveryState, ResultKind
 
 MAX_RETRY_AFTER: Final = timedelta(hours=24)
 """No destination can put a delivery off for longer (contract section 5)."""
