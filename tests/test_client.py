@@ -60,13 +60,14 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(*answers: Answer) -> Iterator[tuple[str, list[tuple[str, str, dict[str, str], bytes]]]]:
     """A server with these answers: its URL, and what it is asked."""
-    handler = type("Canned", (Handler,), {"answers": list(answers), "asked": []})
+    asked: list[tuple[str, str, dict[str, str], bytes]] = []
+    handler = type("Canned", (Handler,), {"answers": list(answers), "asked": asked})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", handler.asked
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
     finally:
         server.shutdown()
         thread.join()
