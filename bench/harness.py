@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,20 @@ async def app(scope, receive, send):
                 "headers": [(b"content-type", b"application/json"), (b"content-length", b"17")]})
     await send({"type": "http.response.body", "body": b'{"received":true}'})
 """
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server under measurement, and the requests prepared for it."""
+
+    port: int
+    pid: int
+    callbacks: list[bytes]
+
+    def cpu(self) -> float:
+        """Seconds of CPU it has used; unlike a rate, the same whatever else the machine does."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def machine() -> str:
@@ -78,8 +93,8 @@ async def _answers(port: int, process: subprocess.Popen[bytes], log: Path) -> No
 
 
 @contextlib.asynccontextmanager
-async def hello() -> AsyncIterator[int]:
-    """A raw ASGI hello under uvicorn; its port."""
+async def hello() -> AsyncIterator[Served]:
+    """A raw ASGI hello under uvicorn."""
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
         (folder / "hello.py").write_text(HELLO)
@@ -88,15 +103,15 @@ async def hello() -> AsyncIterator[int]:
         process = _pinned(command, folder, folder / "log")
         try:
             await _answers(port, process, folder / "log")
-            yield port
+            yield Served(port, process.pid, [])
         finally:
             process.terminate()
             process.wait()
 
 
 @contextlib.asynccontextmanager
-async def receiver(tasks: int, config: str) -> AsyncIterator[tuple[int, list[bytes]]]:
-    """The installed program with `tasks` submitted tasks waiting for their callback; its port and the callbacks."""
+async def receiver(tasks: int, config: str) -> AsyncIterator[Served]:
+    """The installed program with `tasks` submitted tasks waiting for their callback."""
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
         database = f"sqlite:///{folder}/receiver.db"
@@ -109,7 +124,7 @@ async def receiver(tasks: int, config: str) -> AsyncIterator[tuple[int, list[byt
         process = _pinned([sys.executable, os.environ.get("BENCH_SERVE", "-m"), *([] if "BENCH_SERVE" in os.environ else ["receiver", "serve"])], folder, folder / "log")
         try:
             await _answers(port, process, folder / "log")
-            yield port, callbacks
+            yield Served(port, process.pid, callbacks)
         finally:
             process.terminate()
             process.wait()
@@ -126,7 +141,7 @@ async def prepare(database: str, count: int, port: int) -> list[bytes]:
     waiting = []
     for number in range(count):
         task = Task(
-            id=ids.task_id(int(now.timestamp() * 1000), os.urandom(10)), route="runway/pro/video2video", state="queued",
+            id=ids.task_id(int(now.timestamp() * 1000) + number, os.urandom(10)), route="runway/pro/video2video", state="queued",
             created_at=now, input_json=given, callback_expires_at=later, upstream_id=f"up-{number:032d}",
             submitted_at=now, prompt="a cat in the rain", poll_due_at=later,
         )  # fmt: skip

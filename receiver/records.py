@@ -90,7 +90,6 @@ class Task(msgspec.Struct, frozen=True):
     prompt: str | None = None
     code: int | None = None
     msg: str = ""
-    data_json: str | None = None
     video_url: str | None = None
     poster: str | None = None
     last_frame: str | None = None

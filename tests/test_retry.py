@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import EgressError, Stage
-from receiver.records import ResultKind
+from receiver.lifecycle import ResultKind
 from receiver.retry import MAX_RETRY_AFTER, Result, decide, from_error, retry_after
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -66,6 +66,7 @@ class Judgement:
         look: whether the upstream is to be asked: at once and before all others, soon, or not because of this.
         moved: the task went over into the state it now has.
         progressed: a percentage was learnt that differs from the one before.
+        data_json: the upstream's object that says so, for the event; the task itself does not keep it.
     """
 
     task: Task
@@ -74,6 +75,7 @@ class Judgement:
     look: Literal["at once", "no"] = "no"
     moved: bool = False
     progressed: bool = False
+    data_json: str | None = None
 
 
 def judge(task: Task, seen: Observation, via: Via, confirm: Confirm, now: datetime) -> Judgement:
@@ -180,7 +182,9 @@ def _advance(task: Task, seen: Observation) -> Judgement:
         progress=seen.progress if progressed else task.progress,
         prompt=seen.prompt or task.prompt,
     )
-    return Judgement(changed, "progress", seen.seen, moved=state is not None, progressed=progressed)
+    return Judgement(
+        changed, "progress", seen.seen, moved=state is not None, progressed=progressed, data_json=seen.data_json
+    )
 
 
 def _end(task: Task, seen: Observation, via: Via, now: datetime) -> Judgement:
@@ -195,7 +199,6 @@ def _end(task: Task, seen: Observation, via: Via, now: datetime) -> Judgement:
         prompt=seen.prompt or task.prompt,
         code=outcome_code(state == "succeeded", seen.code),
         msg=seen.msg,
-        data_json=seen.data_json,
         video_url=seen.video_url,
         poster=seen.poster,
         last_frame=seen.last_frame,
@@ -211,7 +214,7 @@ def _end(task: Task, seen: Observation, via: Via, now: datetime) -> Judgement:
         poll_due_at=None,
         poll_leased_until=None,
     )
-    return Judgement(ended, "accepted", state, moved=True)
+    return Judgement(ended, "accepted", state, moved=True, data_json=seen.data_json)
 
 
 def lose(task: Task, reason: str, now: datetime) -> Task:

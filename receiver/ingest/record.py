@@ -75,13 +75,25 @@ class Recorded:
     moved: bool = False
 
 
-def record(unit: Unit, task: Task, kind: str, rules: Rulebook, now: datetime, into: Recorded) -> None:
+def record(
+    unit: Unit,
+    task: Task,
+    kind: str,
+    rules: Rulebook,
+    now: datetime,
+    into: Recorded,
+    data_json: str | None = None,
+) -> None:
     """Stage the event `kind` of `task` and its deliveries; optional kinds only where some destination asks for them."""
     if kind not in routing.TERMINAL_EVENTS and not routing.wanted(kind, rules.rules):
         return
     ms = int(now.timestamp() * 1000)
     event = Event(
-        id=ids.event_id(ms, rules.entropy(10)), task_id=task.id, type=kind, created_at=now, data_json=event_data(task)
+        id=ids.event_id(ms, rules.entropy(10)),
+        task_id=task.id,
+        type=kind,
+        created_at=now,
+        data_json=event_data(task, data_json),
     )
     only = frozenset(orjson.loads(task.only_json)) if task.only_json is not None else None
     skips: list[tuple[str, str]] = []
@@ -119,9 +131,9 @@ def _born(unit: Unit, event: Event, name: str, rules: Rulebook, now: datetime) -
     return delivery
 
 
-def event_data(task: Task) -> str:
+def event_data(task: Task, data_json: str | None = None) -> str:
     """The `data` member of contract section 5, as JSON text."""
-    data = orjson.Fragment(task.data_json) if task.data_json else {"task_id": task.upstream_id}
+    data = orjson.Fragment(data_json) if data_json else {"task_id": task.upstream_id}
     code = task.code if task.code is not None else (200 if task.state == "succeeded" else 500)
     document: dict[str, Any] = {
         "task_id": task.id,
@@ -171,9 +183,9 @@ def settle(unit: Unit, before: Task, judged: Judgement, rules: Rulebook, now: da
         unit.drop_payload(task.id)
     if judged.moved:
         into.moved = True
-        record(unit, task, f"task.{task.state}", rules, now, into)
+        record(unit, task, f"task.{task.state}", rules, now, into, judged.data_json)
     elif judged.progressed:
-        record(unit, task, "task.progress", rules, now, into)
+        record(unit, task, "task.progress", rules, now, into, judged.data_json)
     return task
 
 

@@ -47,7 +47,6 @@ tasks = Table(
     Column("prompt", Text),
     Column("code", BigInteger),
     Column("msg", Text, nullable=False, server_default=text("''")),
-    Column("data_json", Text),
     Column("video_url", Text),
     Column("poster", Text),
     Column("last_frame", Text),

@@ -123,7 +123,6 @@ def upgrade() -> None:
         sa.Column("prompt", sa.Text(), nullable=True),
         sa.Column("code", sa.BigInteger(), nullable=True),
         sa.Column("msg", sa.Text(), server_default=sa.text("('')"), nullable=False),
-        sa.Column("data_json", sa.Text(), nullable=True),
         sa.Column("video_url", sa.Text(), nullable=True),
         sa.Column("poster", sa.Text(), nullable=True),
         sa.Column("last_frame", sa.Text(), nullable=True),
