@@ -82,15 +82,20 @@ class Unit:
         self._handed: dict[str, int] = {}
 
     def read_ahead(self, task_ids: Sequence[TaskId], delivery_ids: Sequence[DeliveryId]) -> None:
-        """Read the rows the batch will want, one statement a table."""
+        """Read the rows the batch will want, one statement a table.
+
+        Only those that are not known yet: a row on disk is older than what was staged and is still to be written.
+        """
         statements = self._statements
-        if task_ids:
-            self._tasks.update(dict.fromkeys(task_ids))
-            for task in self._many(statements.tasks, statements.tasks_by_id, self._tasks):
+        tasks = dict.fromkeys(one for one in task_ids if one not in self._tasks)
+        if tasks:
+            self._tasks.update(tasks)
+            for task in self._many(statements.tasks, statements.tasks_by_id, tasks):
                 self._tasks[task.id] = task
-        if delivery_ids:
-            self._deliveries.update(dict.fromkeys(delivery_ids))
-            for delivery in self._many(statements.deliveries, statements.deliveries_by_id, self._deliveries):
+        deliveries = dict.fromkeys(one for one in delivery_ids if one not in self._deliveries)
+        if deliveries:
+            self._deliveries.update(deliveries)
+            for delivery in self._many(statements.deliveries, statements.deliveries_by_id, deliveries):
                 self._deliveries[delivery.id] = delivery
 
     def _many(self, rows: Rows[Any], prepared: Prepared, ids: Any) -> list[Any]:

@@ -1,0 +1,264 @@
+"""What the tests of the core rooms share: a migrated SQLite file, an open store, tasks, rules, and ops of one line.
+
+The store is the real one on a real file; only the clock and the dice are the test's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+import threading
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from receiver import envelope, ids
+from receiver.ids import DeliveryId, TaskId
+from receiver.ingest import Callback, Lane, Lookup, Polling, Rulebook
+from receiver.records import Delivery, Event, Observation, Task
+from receiver.routing import Rule
+from receiver.store import Store, migrations
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from receiver.store import Unit
+
+PRO = "runway/pro/video2video"
+V2V = "runwayml/v1/video_to_video"
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+PATIENCE = 10.0
+
+_numbers = itertools.count(1)
+
+
+def entropy(size: int) -> bytes:
+    """Bytes that never come twice, and in order."""
+    return next(_numbers).to_bytes(size, "big")
+
+
+def later(seconds: float) -> datetime:
+    """So many seconds after `NOW`."""
+    return NOW + timedelta(seconds=seconds)
+
+
+def a_task(state: str = "queued", **over: Any) -> Task:
+    """A task of the pro route in some state, as its way there leaves it."""
+    unsent = state in {"pending", "submitting", "ambiguous"}
+    task = Task(
+        id=ids.task_id(int(NOW.timestamp() * 1000), entropy(10)),
+        route=PRO,
+        state=state,  # type: ignore[arg-type]
+        created_at=NOW,
+        input_json='{"prompt":"a cat"}',
+        callback_expires_at=later(48 * 3600),
+        upstream_id=None if unsent else "up-1",
+        submitted_at=None if unsent else NOW,
+        submit_first_at=None if state == "pending" else NOW,
+        submit_due_at=NOW if state == "pending" else None,
+        submit_leased_until=later(60) if state == "submitting" else None,
+        poll_due_at=later(60) if state in {"queued", "running"} else None,
+        finished_at=NOW if state in {"succeeded", "failed", "cancelled", "lost", "rejected"} else None,
+    )
+    return replace(task, **over)
+
+
+def an_event(task: Task, kind: str = "task.succeeded") -> Event:
+    """An event of a task."""
+    return Event(
+        id=ids.event_id(int(NOW.timestamp() * 1000), entropy(10)),
+        task_id=task.id,
+        type=kind,
+        created_at=NOW,
+        data_json='{"task_id":"%s"}' % task.id,
+    )
+
+
+def a_delivery(event: Event, destination: str = "sink", **over: Any) -> Delivery:
+    """A pending delivery that is due."""
+    delivery = Delivery(
+        id=ids.delivery_id(int(NOW.timestamp() * 1000), entropy(10)),
+        event_id=event.id,
+        task_id=event.task_id,
+        destination=destination,
+        state="pending",
+        created_at=NOW,
+        due_at=NOW,
+    )
+    return replace(delivery, **over)
+
+
+def rulebook(**over: Any) -> Rulebook:
+    """One destination that asks for everything; nothing is handed over in memory unless told."""
+    given: dict[str, Any] = {
+        "rules": [Rule("sink", events=("task.*",))],
+        "lanes": {"sink": Lane()},
+        "room": lambda _name: 0,
+        "entropy": entropy,
+        "draw": lambda: 0.0,
+        "polling": Polling(),
+        "confirm": "odd",
+    }
+    return Rulebook(**{**given, **over})
+
+
+def callback(task_id: str, body: bytes | str, at: datetime = NOW, rules: Rulebook | None = None) -> Callback:
+    """The op of a callback with this body, parsed as the door does."""
+    raw = body.encode() if isinstance(body, str) else body
+    return Callback(
+        TaskId(task_id),
+        raw,
+        "application/json",
+        envelope.parse(raw, "application/json"),
+        "",
+        at,
+        rules or rulebook(),
+    )
+
+
+def lookup(task: Task, seen: Observation | None, at: datetime = NOW, **over: Any) -> Lookup:
+    """The op of a lookup's answer, made under the task's present claim."""
+    given: dict[str, Any] = {
+        "task_id": task.id,
+        "lease": task.poll_leased_until or at,
+        "seen": seen,
+        "missing": False,
+        "answered": True,
+        "detail": "",
+        "raw": b"{}",
+        "content_type": "application/json",
+        "at": at,
+        "rules": rulebook(),
+    }
+    return Lookup(**{**given, **over})
+
+
+@dataclass(frozen=True)
+class Do:
+    """An op that does one thing."""
+
+    what: Callable[[Unit], Any]
+    task_ids: Sequence[TaskId] = ()
+    delivery_ids: Sequence[DeliveryId] = ()
+
+    def apply(self, unit: Unit) -> Any:
+        """Do it."""
+        return self.what(unit)
+
+
+@dataclass
+class Lines:
+    """A log that keeps its lines."""
+
+    lines: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """A line."""
+        self.lines.append(("info", event, fields))
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """A line."""
+        self.lines.append(("warning", event, fields))
+
+    def error(self, event: str, **fields: Any) -> None:
+        """A line."""
+        self.lines.append(("error", event, fields))
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """The lines of one name."""
+        return [fields for _, name, fields in self.lines if name == event]
+
+
+@cache
+def _template() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="receiver-test-")) / "template.db"
+    migrations.upgrade(f"sqlite:///{path}")
+    return path
+
+
+def database(folder: Path) -> str:
+    """The URL of a new file with the schema in it."""
+    path = folder / "receiver.db"
+    shutil.copy(_template(), path)
+    return f"sqlite:///{path}"
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[Store]:
+    """An open store on a new file."""
+    store = Store.open(database(folder))
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def put(store: Store, *rows: Task | Event | Delivery) -> None:
+    """Rows, as they are."""
+
+    def stage(unit: Unit) -> None:
+        for row in rows:
+            if isinstance(row, Task):
+                unit.add_task(row)
+            elif isinstance(row, Event):
+                unit.add_event(row)
+            else:
+                unit.add_delivery(row)
+
+    await store.run(Do(stage))
+
+
+async def task_of(store: Store, task_id: str) -> Task:
+    """The task as it is stored."""
+    found = await store.read(lambda connection: store.tasks.get(connection, TaskId(task_id)))
+    assert found is not None
+    return found
+
+
+async def delivery_of(store: Store, delivery_id: str) -> Delivery:
+    """The delivery as it is stored."""
+    found = await store.run(Do(lambda unit: unit.delivery(DeliveryId(delivery_id))))
+    assert isinstance(found, Delivery)
+    return found
+
+
+async def events_of(store: Store, task_id: str) -> list[str]:
+    """The types of a task's events, oldest first."""
+    rows = await store.read(lambda connection: store.events.of_task(connection, TaskId(task_id)))
+    return [row.type for row in rows]
+
+
+async def deliveries_of(store: Store, task_id: str) -> list[Delivery]:
+    """The deliveries of a task's events."""
+    return await store.read(lambda connection: store.deliveries.of_task(connection, TaskId(task_id)))
+
+
+def rows_of(store: Store, sql: str) -> list[Any]:
+    """What a connection of its own sees on disk."""
+    with closing(store.dialect.connect()) as connection:
+        return connection.execute(sql).fetchall()
+
+
+@asynccontextmanager
+async def one_batch(store: Store) -> AsyncIterator[None]:
+    """Ops that are given inside become one batch: the writer's thread is held up until the end."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(_unit: Unit) -> None:
+        begun.set()
+        go_on.wait(PATIENCE)
+
+    held = store.writer.run(Do(hold))
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    try:
+        yield
+    finally:
+        go_on.set()
+        await held
