@@ -77,7 +77,7 @@ def an_event(task: Task, kind: str = "task.succeeded") -> Event:
         task_id=task.id,
         type=kind,
         created_at=NOW,
-        data_json='{"task_id":"%s"}' % task.id,
+        data_json=f'{{"task_id":"{task.id}"}}',
     )
 
 

@@ -51,6 +51,7 @@ class Store:
         self._statements = Statements(dialect)
         self._engine = dialect.engine()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+        self._closed = False
         self.writer: Writer
 
     @classmethod
@@ -85,13 +86,16 @@ class Store:
             with self._engine.connect() as connection:
                 return question(connection)
 
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, ask)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, self.dialect.error) as error:  # what a connection's preparation says comes bare
             raise StoreUnavailable(f"cannot read the database: {error}") from error
 
     async def close(self) -> None:
         """Commit what waits and close."""
+        self._closed = True
         await self.writer.close()
         self._readers.shutdown()
         self._engine.dispose()

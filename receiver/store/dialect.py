@@ -43,6 +43,8 @@ class SQLite:
     """The embedded engine: one file, one serving process."""
 
     name = "sqlite"
+    error: type[Exception] = sqlite3.Error
+    """What the driver raises by itself."""
     core: CoreDialect = sqlite.dialect(paramstyle="qmark")
 
     def __init__(self, path: Path) -> None:
@@ -95,7 +97,8 @@ class SQLite:
     @staticmethod
     def is_outage(error: BaseException) -> bool:
         """Whether the engine itself cannot work now (disk full, locked, I/O error), as against a faulty statement."""
-        return isinstance(error, sqlite3.OperationalError | StoreUnavailable)
+        # A damaged file is a plain DatabaseError; its subclasses but this one are about a statement or its values.
+        return isinstance(error, sqlite3.OperationalError | StoreUnavailable) or type(error) is sqlite3.DatabaseError
 
     def claim_for_serving(self) -> ServeLock:
         """Take the lock that only a serving process holds; readers and commands work beside it.

@@ -87,14 +87,14 @@ class Unit:
         Only those that are not known yet: a row on disk is older than what was staged and is still to be written.
         """
         statements = self._statements
-        tasks = dict.fromkeys(one for one in task_ids if one not in self._tasks)
+        tasks = [one for one in task_ids if one not in self._tasks]
         if tasks:
-            self._tasks.update(tasks)
+            self._tasks.update(dict.fromkeys(tasks))
             for task in self._many(statements.tasks, statements.tasks_by_id, tasks):
                 self._tasks[task.id] = task
-        deliveries = dict.fromkeys(one for one in delivery_ids if one not in self._deliveries)
+        deliveries = [one for one in delivery_ids if one not in self._deliveries]
         if deliveries:
-            self._deliveries.update(deliveries)
+            self._deliveries.update(dict.fromkeys(deliveries))
             for delivery in self._many(statements.deliveries, statements.deliveries_by_id, deliveries):
                 self._deliveries[delivery.id] = delivery
 

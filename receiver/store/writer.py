@@ -78,6 +78,7 @@ class Writer:
         self._statements = statements
         self._loop = loop
         self._connection = dialect.connect()
+        self._broken = False
         self._queue: SimpleQueue[_Waiting[Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._closed = False
@@ -148,8 +149,11 @@ class Writer:
             return
 
     def _commit(self, batch: list[_Waiting[Any]]) -> BaseException | None:
-        unit = Unit(self._connection, self._statements)
         try:
+            if self._broken:
+                self._connection = self._dialect.connect()
+                self._broken = False
+            unit = Unit(self._connection, self._statements)
             self._connection.execute(self._dialect.begin)
             unit.read_ahead(
                 [i for w in batch for i in w.op.task_ids],
@@ -178,12 +182,9 @@ class Writer:
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-        except Exception:  # noqa: BLE001 -- a connection that cannot even roll back is replaced
+        except Exception:  # noqa: BLE001 -- a connection that cannot even roll back is replaced, by the next transaction
+            self._broken = True
             self._connection.close()
-            try:
-                self._connection = self._dialect.connect()
-            except StoreUnavailable as error:
-                self.failure = str(error)
 
 
 def _wake(batch: list[_Waiting[Any]]) -> None:

@@ -1,0 +1,514 @@
+"""The one writer: group commit, answers only after it, faults that stay alone, outages, and fenced writes."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from msgspec.structs import replace
+
+from receiver.deliver import Attempted, Claim, HandBack
+from receiver.errors import Conflict, NotFound, StoreUnavailable
+from receiver.ids import AttemptId
+from receiver.poll import Claim as PollClaim
+from receiver.records import Attempt, Observation
+from receiver.retry import Decision
+from receiver.store import Store, writer
+from receiver.submit.ops import Accept
+from tests.rooms import (
+    NOW,
+    PATIENCE,
+    Do,
+    a_delivery,
+    a_task,
+    an_event,
+    callback,
+    deliveries_of,
+    delivery_of,
+    events_of,
+    later,
+    lookup,
+    one_batch,
+    opened,
+    put,
+    rows_of,
+    rulebook,
+    task_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from receiver.records import Delivery
+    from receiver.store import Unit
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """An open store on a new file."""
+    async with opened(tmp_path) as one:
+        yield one
+
+
+def quick(store: Store) -> None:
+    """Let the writer wait only a moment for another process's lock."""
+    store.writer._connection.execute("PRAGMA busy_timeout=20")
+
+
+class Hindered:
+    """The writer's connection, with a hook before each statement."""
+
+    def __init__(self, real: sqlite3.Connection, before: Any) -> None:
+        self._real = real
+        self._before = before
+
+    def execute(self, sql: str, *parameters: Any) -> Any:
+        """Run it, after the hook."""
+        self._before(sql)
+        return self._real.execute(sql, *parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def hinder(store: Store, before: Any) -> None:
+    """Put a hook before the writer's statements."""
+    store.writer._connection = cast("Any", Hindered(store.writer._connection, before))
+
+
+# -- group commit ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_waits_shares_one_commit(store: Store) -> None:
+    """300 ops that wait together are one COMMIT, and every one of them is on disk."""
+    commits: list[str] = []
+    async with one_batch(store):
+        hinder(store, lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+        waiting = [store.writer.run(Accept(a_task(), None)) for _ in range(300)]
+    await asyncio.gather(*waiting)
+    assert len(commits) <= 2  # the batch that was held up, and this one
+    assert rows_of(store, "SELECT count(*) FROM tasks") == [(300,)]
+
+
+async def test_a_batch_has_an_end(store: Store) -> None:
+    """More than MAX_BATCH ops are more than one transaction, so the first does not wait for all."""
+    before = store.writer.commits
+    async with one_batch(store):
+        waiting = [store.writer.run(Accept(a_task(), None)) for _ in range(writer.MAX_BATCH + 1)]
+    await asyncio.gather(*waiting)
+    assert store.writer.commits - before == 3  # the one that was held up, a full one, the rest
+
+
+async def test_nobody_is_woken_before_the_commit(store: Store) -> None:
+    """While COMMIT has not returned, the answer waits and no other connection sees the row; afterwards both do."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow(sql: str) -> None:
+        if sql == "COMMIT":
+            reached.set()
+            go_on.wait(PATIENCE)
+
+    hinder(store, slow)
+    answer = store.writer.run(Accept(a_task(), None))
+    await asyncio.to_thread(reached.wait, PATIENCE)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not answer.done()
+    assert rows_of(store, "SELECT count(*) FROM tasks") == [(0,)]
+    go_on.set()
+    await answer
+    assert rows_of(store, "SELECT count(*) FROM tasks") == [(1,)]
+
+
+async def test_a_commit_that_fails_wakes_nobody_with_good_news(store: Store) -> None:
+    """Should COMMIT itself fail, the waiter is told so, and nothing of it is on disk."""
+    state = {"fail": True}
+
+    def fail(sql: str) -> None:
+        if sql == "COMMIT" and state["fail"]:
+            raise sqlite3.OperationalError("disk I/O error")
+
+    hinder(store, fail)
+    with pytest.raises(StoreUnavailable, match="disk I/O error"):
+        await store.run(Accept(a_task(), None))
+    assert rows_of(store, "SELECT count(*) FROM tasks") == [(0,)]
+    state["fail"] = False
+    await store.run(Accept(a_task(), None))
+    assert rows_of(store, "SELECT count(*) FROM tasks") == [(1,)]
+
+
+async def test_the_connection_is_durable(store: Store) -> None:
+    """WAL and synchronous=FULL (2) hold on the very connection that commits."""
+    assert store.writer._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store.writer._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+# -- what ops of one batch see of one another --------------------------------------------------------------------------
+
+
+async def test_a_task_and_its_callback_in_one_batch(store: Store) -> None:
+    """An early callback in the batch that makes its task finds it."""
+    task = a_task("submitting")
+    async with one_batch(store):
+        accepted = store.writer.run(Accept(task, None))
+        told = store.writer.run(callback(task.id, '{"task_id":"up-1","status":"3","video_url":"https://x.example/v"}'))
+    await accepted
+    assert (await told).verdict == "progress"  # kept until the submission's answer is in
+    assert (await task_of(store, task.id)).held_json is not None
+
+
+async def test_two_terminal_callbacks_in_one_batch_are_one_event(store: Store) -> None:
+    """The second sees what the first staged: late, no event."""
+    task = a_task()
+    await put(store, task)
+    async with one_batch(store):
+        first = store.writer.run(callback(task.id, '{"task_id":"up-1","status":"3","video_url":"https://x.example/v"}'))
+        second = store.writer.run(callback(task.id, '{"task_id":"up-1","status":"FAILED"}'))
+    assert [(await first).verdict, (await second).verdict] == ["accepted", "late"]
+    assert await events_of(store, task.id) == ["task.succeeded"]
+
+
+async def test_what_is_staged_outlives_a_row_that_is_read_late(store: Store) -> None:
+    """A task read in the middle of a batch must not bring back the old row of one that was changed before it.
+
+    This happens where a statement that changes rows by itself (retention) cleared what was read ahead.
+    """
+    task, other = a_task(), a_task()
+    await put(store, task, other)
+    success = '{"task_id":"up-1","status":"3","video_url":"https://x.example/v"}'
+    sweep = Do(lambda unit: unit.execute(store.tasks.polls_freed, now_=NOW))
+    async with one_batch(store):
+        swept = store.writer.run(sweep)
+        first = store.writer.run(callback(task.id, success))
+        between = store.writer.run(callback(other.id, success))
+        again = store.writer.run(callback(task.id, '{"task_id":"up-1","status":"FAILED"}'))
+    await asyncio.gather(swept, between)
+    assert [(await first).verdict, (await again).verdict] == ["accepted", "late"]
+    assert await events_of(store, task.id) == ["task.succeeded"]
+    assert (await task_of(store, task.id)).state == "succeeded"
+
+
+async def test_deliveries_that_are_staged_outlive_one_that_is_read_late(store: Store) -> None:
+    """The same of deliveries: a second write under one lease changes nothing, whatever was read between."""
+    mine, other = await leased(store), await leased(store)
+    sweep = Do(lambda unit: unit.execute(store.tasks.polls_freed, now_=NOW))
+    async with one_batch(store):
+        swept = store.writer.run(sweep)
+        first = store.writer.run(attempted(mine, "delivered"))
+        between = store.writer.run(attempted(other, "delivered"))
+        again = store.writer.run(HandBack([mine], NOW))
+    await asyncio.gather(swept, between)
+    assert (await first, await again) == (True, 0)
+    assert (await delivery_of(store, mine.id)).state == "delivered"
+
+
+async def test_a_claim_sees_what_its_batch_staged(store: Store) -> None:
+    """A delivery born in a batch is claimed by a claim of that batch, and by one only."""
+    task = a_task()
+    await put(store, task)
+    claim = Claim(store, "sink", 10, later(1), later(60))
+    async with one_batch(store):
+        told = store.writer.run(callback(task.id, '{"task_id":"up-1","status":"3","video_url":"https://x.example/v"}'))
+        first, second = store.writer.run(claim), store.writer.run(claim)
+    await told
+    leased_by_first, _ = await first
+    leased_by_second, _ = await second
+    assert [delivery.task_id for delivery, _ in leased_by_first] == [task.id]
+    assert leased_by_second == []
+    assert leased_by_first[0][1].type == "task.succeeded"
+
+
+async def test_a_lookup_is_claimed_once(store: Store) -> None:
+    """Two claims in one batch do not both ask about a task."""
+    task = a_task(poll_due_at=NOW)
+    await put(store, task)
+    claim = PollClaim(store, 10, later(1), later(60), rulebook())
+    async with one_batch(store):
+        first, second = store.writer.run(claim), store.writer.run(claim)
+    assert [one.id for one in (await first)[0]] == [task.id]
+    assert (await second)[0] == []
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_faulty_op_fails_alone(store: Store) -> None:
+    """Those beside it in the batch are committed, each once; the faulty one hears its own error."""
+    good, twin = a_task(), a_task()
+
+    def boom(unit: Unit) -> None:
+        unit.add_task(a_task())
+        raise ValueError("a fault of ours")
+
+    async with one_batch(store):
+        waiting = [
+            store.writer.run(Accept(good, None)),
+            store.writer.run(Do(boom)),
+            store.writer.run(Accept(twin, None)),
+            store.writer.run(Accept(twin, None)),  # its key is taken
+        ]
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(answer).__name__ for answer in answers] == ["Task", "ValueError", "Task", "IntegrityError"]
+    assert rows_of(store, "SELECT count(*) FROM tasks") == [(2,)]
+
+
+async def test_an_answer_that_is_an_error_spoils_nothing(store: Store) -> None:
+    """NotFound and Conflict before any change leave the batch as it is: one commit for all."""
+
+    def refuse(_unit: Unit) -> None:
+        raise Conflict("not now")
+
+    before = store.writer.commits
+    async with one_batch(store):
+        waiting = [store.writer.run(Accept(a_task(), None)), store.writer.run(Do(refuse))]
+        waiting.append(store.writer.run(callback("tsk_nobody", "{}")))
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(answer).__name__ for answer in answers] == ["Task", "Conflict", "NotFound"]
+    assert store.writer.commits - before == 2
+
+
+async def test_an_error_after_a_change_undoes_the_change(store: Store) -> None:
+    """An op that breaks the rule and refuses after it staged something leaves nothing of it."""
+
+    def half(unit: Unit) -> None:
+        unit.add_task(a_task())
+        raise NotFound("too late to say so")
+
+    async with one_batch(store):
+        good, bad = store.writer.run(Accept(a_task(), None)), store.writer.run(Do(half))
+    await good
+    with pytest.raises(NotFound):
+        await bad
+    assert rows_of(store, "SELECT count(*) FROM tasks") == [(1,)]
+
+
+# -- outages -----------------------------------------------------------------------------------------------------------
+
+
+async def refused_all(store: Store, pragma: str, *, payload: int = 0) -> None:
+    """Every op of a batch hears that the store is away, once `pragma` has made it so."""
+    async with one_batch(store):
+        store.writer._connection.execute(pragma)
+        waiting = [store.writer.run(Accept(a_task(), b"x" * payload or None)) for _ in range(3)]
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+    assert store.writer.failure
+
+
+async def works_again(store: Store) -> None:
+    """The next op is committed, and nothing of those that failed is there."""
+    await store.run(Accept(a_task(), None))
+    assert store.writer.failure is None
+    assert rows_of(store, "SELECT count(*) FROM tasks") == [(1,)]
+
+
+async def test_a_locked_database_is_an_outage_and_ends(store: Store) -> None:
+    """While another process holds the lock all are refused; once it lets go, all is well."""
+    quick(store)
+    other = store.dialect.connect()
+    try:
+        async with one_batch(store):
+            pass
+        other.execute("BEGIN IMMEDIATE")
+        waiting = [store.writer.run(Accept(a_task(), None)) for _ in range(3)]
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+        other.execute("ROLLBACK")
+    finally:
+        other.close()
+    await works_again(store)
+
+
+async def test_a_read_only_database_is_an_outage_and_ends(store: Store) -> None:
+    """A file system that was remounted read-only, say."""
+    await refused_all(store, "PRAGMA query_only=ON")
+    store.writer._connection.execute("PRAGMA query_only=OFF")
+    await works_again(store)
+
+
+async def test_a_full_database_is_an_outage_and_ends(store: Store) -> None:
+    """Where the file cannot grow all are refused, and the transaction leaves nothing half done."""
+    pages = store.writer._connection.execute("PRAGMA page_count").fetchone()[0]
+    await refused_all(store, f"PRAGMA max_page_count={pages}", payload=200_000)
+    store.writer._connection.execute("PRAGMA max_page_count=1000000")
+    await works_again(store)
+
+
+async def test_a_full_disk_is_an_outage_and_ends(store: Store) -> None:
+    """The kernel refuses to let any file grow; after that the same connection goes on."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        async with one_batch(store):
+            waiting = [store.writer.run(Accept(a_task(), b"x" * 100_000)) for _ in range(3)]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+    await works_again(store)
+
+
+async def test_a_corrupt_page_is_an_outage(store: Store) -> None:
+    """`database disk image is malformed` is no fault of the op: the caller is told to try again, not that it erred."""
+
+    def fail(sql: str) -> None:
+        if sql == "COMMIT":
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+    hinder(store, fail)
+    with pytest.raises(StoreUnavailable, match="malformed"):
+        await store.run(Accept(a_task(), None))
+
+
+async def test_a_connection_that_cannot_roll_back_is_replaced(store: Store) -> None:
+    """Even where no new one can be had at once; until then everything is refused as an outage, not as a fault."""
+    working = store.dialect.connect
+    away = {"file": True}
+
+    def connect() -> sqlite3.Connection:
+        if away["file"]:
+            raise StoreUnavailable("cannot open the database")
+        return working()
+
+    def fail(sql: str) -> None:
+        if sql in {"COMMIT", "ROLLBACK"}:
+            raise sqlite3.OperationalError("disk I/O error")
+
+    store.dialect.connect = connect  # type: ignore[method-assign]
+    hinder(store, fail)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await store.run(Accept(a_task(), None))
+    away["file"] = False
+    await works_again(store)
+
+
+async def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    """What waited when it was closed is committed; what comes later is refused."""
+    async with opened(tmp_path) as store:
+        async with one_batch(store):
+            waiting = store.writer.run(Accept(a_task(), None))
+            closing = asyncio.create_task(store.close())
+            await asyncio.sleep(0)
+        await waiting
+        await closing
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await store.run(Accept(a_task(), None))
+        with pytest.raises(StoreUnavailable):
+            await store.read(lambda connection: store.tasks.get(connection, a_task().id))
+        assert rows_of(store, "SELECT count(*) FROM tasks") == [(1,)]
+
+
+async def test_waiting_ops_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that stands still must not fill the memory: past MAX_WAITING the next one is refused at once."""
+    monkeypatch.setattr(writer, "MAX_WAITING", 2)
+    async with one_batch(store):
+        waiting = [store.writer.run(Accept(a_task(), None)) for _ in range(2)]
+        with pytest.raises(StoreUnavailable, match="waiting for the disk"):
+            store.writer.run(Accept(a_task(), None))
+    await asyncio.gather(*waiting)
+
+
+async def test_who_goes_away_takes_nothing_back(store: Store) -> None:
+    """A cancelled waiter's op is committed all the same, and nobody trips over its answer."""
+    async with one_batch(store):
+        waiting = asyncio.create_task(store.run(Accept(a_task(), None)))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        other = asyncio.create_task(store.run(Accept(a_task(), None)))
+        await asyncio.sleep(0)
+    await other
+    assert rows_of(store, "SELECT count(*) FROM tasks") == [(2,)]
+
+
+# -- fencing -----------------------------------------------------------------------------------------------------------
+
+
+async def leased(store: Store) -> Delivery:
+    """A delivery that is leased, with its task and event."""
+    task = a_task("succeeded")
+    event = an_event(task)
+    delivery = a_delivery(event, state="leased", due_at=None, leased_until=later(60), lease_token=7)
+    await put(store, task, event, delivery)
+    return delivery
+
+
+def attempted(delivery: Delivery, state: str) -> Attempted:
+    """The write of an attempt."""
+    attempt = Attempt(
+        id=AttemptId("att_1"),
+        delivery_id=delivery.id,
+        task_id=delivery.task_id,
+        number=delivery.attempt_count + 1,
+        started_at=NOW,
+        duration_ms=5,
+        redelivery=False,
+        request_json="{}",
+        response_json=None,
+        error=None,
+        result="ok",
+        reason="",
+        next_at=None,
+    )
+    decision = Decision(cast("Any", state), later(5) if state == "pending" else None, "")
+    return Attempted(delivery, attempt, decision, NOW)
+
+
+@pytest.mark.parametrize("stale", [{"lease_token": 6}, {"lease_token": 8}])
+async def test_a_stale_lease_writes_nothing(store: Store, stale: dict[str, int]) -> None:
+    """Neither an attempt nor a hand-back under another token changes the delivery, and no attempt is kept."""
+    delivery = await leased(store)
+    old = replace(delivery, **stale)
+    assert await store.run(attempted(old, "dead")) is False
+    assert await store.run(HandBack([old], NOW)) == 0
+    assert await delivery_of(store, delivery.id) == delivery
+    assert rows_of(store, "SELECT count(*) FROM attempts") == [(0,)]
+
+
+async def test_a_lease_writes_once(store: Store) -> None:
+    """The second write under the same lease changes nothing: the first one ended it."""
+    delivery = await leased(store)
+    assert await store.run(attempted(delivery, "pending")) is True
+    assert await store.run(attempted(delivery, "dead")) is False
+    stored = await delivery_of(store, delivery.id)
+    assert (stored.state, stored.attempt_count, stored.due_at, stored.leased_until) == ("pending", 1, later(5), None)
+    assert rows_of(store, "SELECT count(*) FROM attempts") == [(1,)]
+
+
+async def test_a_hand_back_spends_no_attempt(store: Store) -> None:
+    """It is due at once, and its count is as before."""
+    delivery = await leased(store)
+    assert await store.run(HandBack([delivery], later(1))) == 1
+    stored = await delivery_of(store, delivery.id)
+    assert (stored.state, stored.attempt_count, stored.due_at, stored.lease_token) == ("pending", 0, later(1), 7)
+
+
+async def test_a_lookup_that_outlived_its_lease_leaves_the_schedule(store: Store) -> None:
+    """It still tells the truth, but when the next lookup is due is the business of the one that followed it."""
+    task = a_task(poll_due_at=later(90), poll_leased_until=later(90))
+    await put(store, task)
+    stale = lookup(task, Observation("running", upstream_id="up-1"), at=later(70), lease=later(60))
+    recorded = await store.run(stale)
+    stored = await task_of(store, task.id)
+    assert recorded.task.state == stored.state == "running"
+    assert (stored.poll_due_at, stored.poll_leased_until) == (later(90), later(90))
+
+
+async def test_a_lookup_that_outlived_its_lease_may_still_end_the_task(store: Store) -> None:
+    """A terminal word is the truth whoever brings it, and it comes once."""
+    task = a_task(poll_due_at=later(90), poll_leased_until=later(90))
+    await put(store, task)
+    seen = Observation("succeeded", upstream_id="up-1", video_url="https://x.example/v")
+    await store.run(lookup(task, seen, at=later(70), lease=later(60)))
+    await store.run(lookup(task, seen, at=later(71)))
+    stored = await task_of(store, task.id)
+    assert (stored.state, stored.poll_due_at, stored.poll_leased_until) == ("succeeded", None, None)
+    assert await events_of(store, task.id) == ["task.succeeded"]
+    assert len(await deliveries_of(store, task.id)) == 1
