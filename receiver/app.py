@@ -104,6 +104,8 @@ class Service:
             ConfigError: the schema is not up to date, and `database.migrate` is false.
         """
         log = logs.get()
+        security = config.security
+        logs.hide(*security.signing_keys, *security.api_keys, *security.callback_secrets, config.upstream.api_key)
         url = config.database.url
         service_lock = _lock(url)
         try:

@@ -1,0 +1,277 @@
+"""What can be set, with its default: the sections of contract 3 as models. Unknown keys and wrong types are refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, field_validator
+
+from receiver import routing, signing
+from receiver.config.values import RateText, Size, Span, SpanOrZero, duration, positive
+from receiver.destinations import KINDS
+from receiver.errors import SecretError
+from receiver.upstream import ROUTES
+
+PLANNED_KINDS = (
+    "slack", "discord", "telegram", "teams", "mattermost", "wecom", "feishu", "dingtalk", "ntfy", "email", "apprise",
+)  # fmt: skip
+"""Kinds the contract names that this release does not have yet."""
+SIGNING_KEY_CHARS = 32
+
+
+def _http_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("an absolute URL is wanted, beginning with https:// (or http://)")
+    if parts.query or parts.fragment or "?" in url or "#" in url:
+        raise ValueError("a query or fragment does not belong in a base URL")
+    if re.search(r"[\s\x00-\x1f]", url):
+        raise ValueError("a URL has no spaces")
+    return url.rstrip("/")
+
+
+def _secrets(values: tuple[str, ...]) -> tuple[str, ...]:
+    for number, value in enumerate(values, 1):
+        try:
+            signing.check_secret(value)
+        except SecretError as error:
+            raise ValueError(f"secret {number}: {error}") from None
+    return values
+
+
+def _signing_keys(values: tuple[str, ...]) -> tuple[str, ...]:
+    for number, value in enumerate(values, 1):
+        if len(value) < SIGNING_KEY_CHARS:
+            raise ValueError(f"key {number} has {len(value)} characters, {SIGNING_KEY_CHARS} or more are wanted")
+    return values
+
+
+def _api_keys(values: tuple[str, ...]) -> tuple[str, ...]:
+    for number, value in enumerate(values, 1):
+        if not value or not value.isascii() or not value.isprintable() or " " in value:
+            raise ValueError(f"key {number} is empty or not plain ASCII without spaces; it goes into a header")
+    return values
+
+
+def _sqlite_or_postgres(url: str) -> str:
+    if url.startswith(("postgresql://", "postgres://")):
+        return url
+    if not url.startswith("sqlite:///"):
+        raise ValueError(
+            '"sqlite:///receiver.db" (relative), "sqlite:////var/lib/receiver.db" or "postgresql://…" is wanted'
+        )
+    path = url.removeprefix("sqlite:///").partition("?")[0]
+    if path in {"", ":memory:"}:
+        raise ValueError("a database in memory would lose what was acknowledged; name a file")
+    return url
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Texts = Annotated[tuple[str, ...], Strict(strict=False)]
+Secrets = Annotated[tuple[str, ...], Strict(strict=False), AfterValidator(_secrets)]
+Spans = Annotated[tuple[SpanOrZero, ...], Strict(strict=False), Field(min_length=1)]
+Whole = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, arbitrary_types_allowed=True
+    )
+
+
+class Server(Section):
+    """Where this program listens, and under which URL it is reached."""
+
+    public_url: HttpUrl | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    rate_per_key: RateText | None = None
+    max_submission: Size = 48 * 1024**2
+
+
+class Database(Section):
+    """Where everything durable is."""
+
+    url: Annotated[str, AfterValidator(_sqlite_or_postgres)] = "sqlite:///receiver.db"
+    migrate: bool = True
+
+
+class Security(Section):
+    """Keys, oldest first; the last signs, all verify."""
+
+    signing_keys: Annotated[tuple[str, ...], Strict(strict=False), AfterValidator(_signing_keys)] = ()
+    api_keys: Annotated[tuple[str, ...], Strict(strict=False), AfterValidator(_api_keys)] = ()
+    callback_ttl: Span = positive("48h")
+    callback_secrets: Secrets = ()
+    allow_private_callbacks: bool = False
+
+
+class Upstream(Section):
+    """The video API, and how submissions go there."""
+
+    base_url: HttpUrl = "https://api.cometapi.com"
+    api_key: Annotated[str, Field(min_length=1)] | None = None
+    runway_version: str = "2024-11-06"
+    timeout: Span = positive("30s")
+    max_concurrency: Whole = 8
+    rate: RateText | None = None
+    submit_retry: Annotated[tuple[Span, ...], Strict(strict=False), Field(min_length=1)] = tuple(
+        positive(text) for text in ("1s", "2s", "5s", "10s", "30s", "60s")
+    )
+    submit_deadline: Span = positive("6h")
+    confirm_callbacks: Literal["odd", "always", "never"] = "odd"
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: str | None) -> str | None:
+        if key is not None and (not key.isascii() or not key.isprintable()):
+            raise ValueError("it is not plain ASCII on one line; it goes into a header")
+        return key
+
+
+class PollingSection(Section):
+    """When the upstream is asked."""
+
+    callback_grace: SpanOrZero = duration("60s")
+    interval: Span = positive("5s")
+    backoff: Annotated[float, Strict(strict=False), Field(ge=1, le=10)] = 1.5
+    max_interval: Span = positive("60s")
+    jitter: Annotated[float, Strict(strict=False), Field(ge=0, le=1)] = 0.2
+    max_concurrency: Whole = 8
+    missing_grace: SpanOrZero = duration("120s")
+    deadline: Span = positive("25h")
+
+
+class DeliverySection(Section):
+    """How results go out, unless a destination says otherwise."""
+
+    timeout: Span = positive("15s")
+    schedule: Spans = tuple(duration(t) for t in ("0s", "5s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "24h"))
+    jitter: Annotated[float, Strict(strict=False), Field(ge=0, le=1)] = 0.2
+    max_concurrency: Whole = 64
+    circuit_failures: Whole = 10
+    circuit_pause: Span = positive("60s")
+
+
+class Archive(Section):
+    """Copies of the renders."""
+
+    url: str = ""
+    what: Annotated[tuple[Literal["video", "poster", "last_frame"], ...], Strict(strict=False)] = (
+        "video", "poster", "last_frame",
+    )  # fmt: skip
+    before_delivery: bool = True
+    max_bytes: Size = 2 * 1024**3
+    public_base: str = ""
+    link_ttl: Span = positive("7d")
+    allow_private: bool = False
+
+
+class Retention(Section):
+    """How long what has ended is kept."""
+
+    tasks: Span = positive("30d")
+
+
+class Logging(Section):
+    """The lines on stdout."""
+
+    format: Literal["json", "console", "auto"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Destination(Section):
+    """The keys that all kinds share; `options` are the kind's own, in the same table."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
+    kind: str
+    events: Annotated[tuple[str, ...], Strict(strict=False), Field(min_length=1)] | None = None
+    routes: Annotated[tuple[str, ...], Strict(strict=False), Field(min_length=1)] | None = None
+    match: dict[str, Any] = Field(default_factory=dict)
+    rate: RateText | None = None
+    max_concurrency: Whole = 8
+    allow_private: bool = False
+    schedule: Spans | None = None
+    jitter: Annotated[float, Strict(strict=False), Field(ge=0, le=1)] | None = None
+    timeout: Span | None = None
+    circuit_failures: Whole | None = None
+    circuit_pause: Span | None = None
+    options: Any = Field(default=None, exclude=True)
+
+    @field_validator("kind")
+    @classmethod
+    def _is_built(cls, kind: str) -> str:
+        if kind in PLANNED_KINDS:
+            raise ValueError(f'"{kind}" is not built yet in this release (built: {", ".join(KINDS)})')
+        if kind not in KINDS:
+            raise ValueError(f'there is no kind "{kind}"; there are {", ".join((*KINDS, *PLANNED_KINDS))}')
+        return kind
+
+    @field_validator("events")
+    @classmethod
+    def _are_known(cls, events: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for pattern in events or ():
+            types = routing.types_of(pattern)
+            if not types:
+                known = ", ".join(sorted(routing.EVENT_TYPES - routing.OPERATOR_EVENTS))
+                raise ValueError(f'no event is called "{pattern}"; there are {known}, and "task.*"')
+            if types & routing.OPERATOR_EVENTS:
+                raise ValueError(f'"{pattern}" is not built yet in this release (operator events)')
+        return events
+
+    @field_validator("routes")
+    @classmethod
+    def _are_routes(cls, routes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for route in routes or ():
+            if route not in ROUTES:
+                raise ValueError(f'there is no route "{route}"; there are {", ".join(ROUTES)}')
+        return routes
+
+    @field_validator("match")
+    @classmethod
+    def _holds_values(cls, match: dict[str, Any]) -> dict[str, Any]:
+        for path, value in match.items():
+            values = value if isinstance(value, list) else [value]
+            if not path or not all(isinstance(one, str | int | float | bool) for one in values) or not values:
+                raise ValueError(f'"{path}": a value or a list of values (text, numbers, true, false) is wanted')
+        return match
+
+
+class Config(Section):
+    """All of it."""
+
+    server: Server = Server()
+    database: Database = Database()
+    security: Security = Security()
+    upstream: Upstream = Upstream()
+    polling: PollingSection = PollingSection()
+    delivery: DeliverySection = DeliverySection()
+    archive: Archive = Archive()
+    retention: Retention = Retention()
+    logging: Logging = Logging()
+    destinations: tuple[Destination, ...] = ()
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "server": Server,
+    "database": Database,
+    "security": Security,
+    "upstream": Upstream,
+    "polling": PollingSection,
+    "delivery": DeliverySection,
+    "archive": Archive,
+    "retention": Retention,
+    "logging": Logging,
+}
+SECRET_KEYS = {
+    "security.signing_keys": True,
+    "security.api_keys": True,
+    "security.callback_secrets": True,
+    "upstream.api_key": False,
+}
+"""Keys that hold secrets, and whether they are lists; each has a `…_file` beside it."""
+DESTINATION_SECRET_KEYS = {"secrets": True}
