@@ -192,5 +192,7 @@ def settle(unit: Unit, before: Task, judged: Judgement, rules: Rulebook, now: da
 def hurry(task: Task, now: datetime) -> Task:
     """Have the task looked up before all others; a stream of reasons to do so counts at most once a second."""
     if task.woken_at is not None and now - task.woken_at < ODD_SPACING:
-        return replace(task, poll_due_at=task.woken_at + ODD_SPACING)
+        # Never later than it is due already: a stream of odd bodies must not put off the lookup that decides them.
+        soon = task.woken_at + ODD_SPACING
+        return replace(task, poll_due_at=soon if task.poll_due_at is None else min(task.poll_due_at, soon))
     return replace(task, poll_due_at=URGENT, woken_at=now)
