@@ -184,6 +184,8 @@ class Lookup:
             task = replace(
                 task, missing_count=task.missing_count + 1, missing_since_at=task.missing_since_at or self.at
             )
+        elif self.answered:
+            task = replace(task, missing_count=0, missing_since_at=None)  # five in a row are wanted
         judged = self._give_up(self._judge(task))
         if not judged.moved or judged.task.state not in lifecycle.TERMINAL:
             judged = dataclasses.replace(judged, task=self._schedule(before, judged))
@@ -205,6 +207,8 @@ class Lookup:
         """The task as lost, where the rules of contract section 1 say so; only an answer can say it."""
         task, rules = judged.task, self.rules.polling
         if not self.answered or task.state not in {"queued", "running"}:
+            return judged
+        if judged.verdict == "odd":  # a success that lacks its URL yet: asked again, and never given up
             return judged
         since = task.submitted_at or task.created_at
         if self.at >= since + rules.deadline:
