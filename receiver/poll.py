@@ -95,25 +95,37 @@ class Poller:
     trouble: str | None = None
     _asking: set[asyncio.Task[None]] = field(default_factory=set)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _sleeps_until: datetime | None = None
+    _heard: datetime | None = None
     _stopping: bool = False
 
-    def wake(self) -> None:
-        """Something is due now."""
-        self._wake.set()
+    def wake(self, due_at: datetime | None = None) -> None:
+        """Something is due, now or at `due_at`: the loop does not sleep past it."""
+        if due_at is None:
+            self._wake.set()
+        elif self._heard is None or due_at < self._heard:
+            self._heard = due_at
+            if self._sleeps_until is not None and due_at < self._sleeps_until:
+                self._wake.set()
 
     async def run(self) -> None:
         """Ask, for ever."""
         while not self._stopping:
-            wait = IDLE_FOR
+            wait, self._heard = IDLE_FOR, None
             try:
                 wait = await self._round()
             except StoreUnavailable as error:
                 self.log.error("poll.store_unavailable", error=str(error))
+            now = self.clock()
+            if self._heard is not None:
+                wait = min(wait, max((self._heard - now).total_seconds(), 0.0))
+            self._sleeps_until = now + timedelta(seconds=wait)
             try:
                 await asyncio.wait_for(self._wake.wait(), wait)
             except TimeoutError:
                 continue
             finally:
+                self._sleeps_until = None
                 self._wake.clear()
 
     async def _round(self) -> float:

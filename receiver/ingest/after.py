@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from receiver.ids import TaskId
     from receiver.ingest.record import Recorded
@@ -22,14 +23,15 @@ class After:
 
     Attributes:
         take: the deliverer's door for deliveries leased at birth.
-        poll, deliver: wake the loop of that name.
+        poll: tell the poller when a task is due; None for at once.
+        deliver: wake the loop of that name.
     """
 
     def __init__(self, log: Logger) -> None:
         """Nobody listens yet."""
         self.log = log
         self.take: Callable[[Sequence[tuple[Delivery, Event]]], None] = lambda _leased: None
-        self.poll: Callable[[], None] = lambda: None
+        self.poll: Callable[[datetime | None], None] = lambda _due_at: None
         self.deliver: Callable[[], None] = lambda: None
         self.stopping = False
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
@@ -50,8 +52,8 @@ class After:
             self.take(recorded.leased)
         if recorded.waiting:
             self.deliver()
-        if recorded.look:
-            self.poll()
+        if recorded.look or task.poll_due_at is not None:
+            self.poll(None if recorded.look else task.poll_due_at)
         for waiter in self._waiting.pop(task.id, ()):
             if not waiter.done():
                 waiter.set_result(None)
