@@ -136,6 +136,8 @@ class Poller:
         # Two questions at most (a route and its fallback), and the answer's commit.
         lease = now + timedelta(seconds=2 * self.timeout) + LEASE_MARGIN
         claimed, lost, upcoming = await self.store.run(Claim(self.store, free, now, lease, self.rules))
+        if not claimed and not self._asking and upcoming is None:
+            self.trouble = None  # nobody waits for an answer any more
         for recorded in lost:
             self.log.warning("task.lost", task_id=recorded.task.id, reason=recorded.task.msg)
             self.after(recorded)
