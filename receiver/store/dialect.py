@@ -22,7 +22,7 @@ from receiver.errors import StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import ColumnElement, Engine
+    from sqlalchemy import ColumnElement, Connection, Engine
     from sqlalchemy.engine.interfaces import Dialect as CoreDialect
 
 BUSY_FOR_MS = 5_000
@@ -70,14 +70,23 @@ class SQLite:
             raise StoreUnavailable(f"cannot open the database {self.path}: {error}") from error
         return connection
 
-    def engine(self) -> Engine:
-        """A Core engine for migrations and for questions that are not on the hot path."""
+    def engine(self, begin: str = "BEGIN") -> Engine:
+        """A Core engine for migrations and for questions that are not on the hot path.
+
+        Transactions are begun by `begin`, not by the driver: that would leave the DDL of a migration outside of them,
+        and let each statement of one question see another moment.
+        """
         engine = create_engine(self.url)
 
         @event.listens_for(engine, "connect")
         def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
+            connection.isolation_level = None
             for pragma in _PRAGMAS:
                 connection.execute(pragma)
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
 
         return engine
 
@@ -114,7 +123,10 @@ class ServeLock:
 
     def __init__(self, path: Path) -> None:
         """Take it, or say who has it."""
-        self._file = path.open("a+")
+        try:
+            self._file = path.open("a+")
+        except OSError as error:
+            raise StoreUnavailable(f"cannot make the lock file {path} beside the database: {error.strerror}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -32,7 +32,7 @@ def upgrade(url: str) -> str:
     """
     dialect = open_dialect(url)
     dialect.connect().close()
-    engine = dialect.engine()
+    engine = dialect.engine(begin=dialect.begin)  # the write lock before the first look: two at once would both create
     config = _config()
     try:
         with engine.begin() as connection:

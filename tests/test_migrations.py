@@ -1,0 +1,134 @@
+"""Migrations: they make exactly the schema of the code, again and again, whole or not at all."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from alembic import op
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect
+
+from receiver.errors import StoreUnavailable
+from receiver.store import migrations
+from receiver.store.dialect import open_dialect
+from receiver.store.schema import metadata
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def url_of(folder: Path) -> str:
+    """A file that is not there yet."""
+    return f"sqlite:///{folder / 'receiver.db'}"
+
+
+def tables(url: str) -> set[str]:
+    """The tables that are there."""
+    with closing(open_dialect(url).connect()) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def test_migrations_make_exactly_the_schema(tmp_path: Path) -> None:
+    """Tables, columns, types, defaults and indexes: nothing is missing and nothing is left over."""
+    url = url_of(tmp_path)
+    migrations.upgrade(url)
+    engine = open_dialect(url).engine()
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+        made = {name: {one["name"] for one in inspect(connection).get_indexes(name)} for name in metadata.tables}
+    engine.dispose()
+    assert made == {name: {str(one.name) for one in table.indexes} for name, table in metadata.tables.items()}
+
+
+def test_partial_indexes_are_partial(tmp_path: Path) -> None:
+    """Autogenerate does not compare their conditions, so this does, on the file against the code."""
+    made, wanted = url_of(tmp_path), f"sqlite:///{tmp_path / 'wanted.db'}"
+    migrations.upgrade(made)
+    engine = open_dialect(wanted).engine()
+    metadata.create_all(engine)
+    engine.dispose()
+    question = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY name"
+    with closing(open_dialect(made).connect()) as one, closing(open_dialect(wanted).connect()) as two:
+        there = one.execute(question).fetchall()
+        assert there == two.execute(question).fetchall()
+    assert sum(" WHERE " in sql for _, sql in there) >= 5
+
+
+def test_an_upgrade_can_be_repeated(tmp_path: Path) -> None:
+    """The second one changes nothing, and what is stored stays."""
+    url = url_of(tmp_path)
+    assert migrations.current(url) is None
+    assert migrations.upgrade(url) == migrations.head() == migrations.current(url)
+    with closing(open_dialect(url).connect()) as connection:
+        connection.execute("INSERT INTO counters (name, value) VALUES ('kept', 1)")
+    migrations.upgrade(url)
+    with closing(open_dialect(url).connect()) as connection:
+        assert connection.execute("SELECT name, value FROM counters").fetchall() == [("kept", 1)]
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """It is named, and nothing is touched."""
+    url = url_of(tmp_path)
+    migrations.upgrade(url)
+    with closing(open_dialect(url).connect()) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    before = tables(url)
+    with pytest.raises(StoreUnavailable, match=r"9999.*newer"):
+        migrations.upgrade(url)
+    assert tables(url) == before
+    assert migrations.current(url) == "9999"
+
+
+def test_an_upgrade_that_dies_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole or not at all: the next start begins where this one did, and is not stopped by half a schema."""
+    url = url_of(tmp_path)
+    create = op.create_table
+    made: list[str] = []
+
+    def die(name: str, *columns: object, **more: object) -> object:
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(name)
+        return create(name, *columns, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(op, "create_table", die)
+    with pytest.raises(KeyboardInterrupt):
+        migrations.upgrade(url)
+    monkeypatch.undo()
+    assert tables(url) == set()
+    migrations.upgrade(url)
+    assert tables(url) == {*metadata.tables, "alembic_version"}
+
+
+def test_an_upgrade_waits_for_another(tmp_path: Path) -> None:
+    """It takes the write lock before it looks, so two at once do not both create the tables."""
+    url = url_of(tmp_path)
+    dialect = open_dialect(url)
+    statements: list[str] = []
+    with closing(dialect.connect()) as connection:
+        connection.execute("CREATE TABLE unrelated (x)")
+    real = sqlite3.connect
+
+    class Traced(sqlite3.Connection):
+        def __init__(self, *given: object, **more: object) -> None:
+            super().__init__(*given, **more)  # type: ignore[arg-type]
+            self.set_trace_callback(statements.append)
+
+    def connect(*given: object, **more: object) -> sqlite3.Connection:
+        return real(*given, **{**more, "factory": Traced})  # type: ignore[call-overload, no-any-return]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", connect)
+        patch.setattr("sqlite3.dbapi2.connect", connect)
+        migrations.upgrade(url)
+    begins = [n for n, sql in enumerate(statements) if sql.startswith("BEGIN")]
+    creates = [n for n, sql in enumerate(statements) if "CREATE TABLE" in sql]
+    commits = [n for n, sql in enumerate(statements) if sql.startswith("COMMIT")]
+    assert statements[begins[0]] == "BEGIN IMMEDIATE"
+    assert begins[0] < creates[0] <= creates[-1] < commits[0]
+    assert len(begins) == len(commits) == 1

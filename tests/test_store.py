@@ -1,0 +1,275 @@
+"""The store: every hot statement by an index, one serving process a file, and rows that come back as they went."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec.structs import asdict, fields, replace
+
+from receiver.errors import StoreUnavailable
+from receiver.ids import AttemptId
+from receiver.records import Attempt, Inbox, Refusal, Task
+from receiver.store import schema
+from receiver.store.dialect import SQLite, open_dialect
+from receiver.store.rows import Rows, from_ms, to_ms
+from tests.rooms import (
+    NOW,
+    Do,
+    a_delivery,
+    a_task,
+    an_event,
+    database,
+    deliveries_of,
+    delivery_of,
+    later,
+    opened,
+    put,
+    rows_of,
+    task_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from receiver.store import Store
+    from receiver.store.rows import Prepared
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """An open store on a new file."""
+    async with opened(tmp_path) as one:
+        yield one
+
+
+# -- indexes -----------------------------------------------------------------------------------------------------------
+
+
+def statements(store: Store) -> dict[str, Prepared]:
+    """Every prepared statement of the store, by the room that holds it and its name."""
+    found = {}
+    for room in (store.tasks, store.deliveries, store.events, store.prune, store._statements):
+        for name, value in vars(room).items():
+            several = value if isinstance(value, list) else [value]
+            for n, one in enumerate(several):
+                if hasattr(one, "sql"):
+                    found[f"{type(room).__name__}.{name}{n or ''}"] = one
+                elif isinstance(one, Rows):
+                    found[f"{type(room).__name__}.{name}.update"] = one.update
+    return found
+
+
+def plan(store: Store, sql: str) -> list[str]:
+    """How the engine would go about it."""
+    with closing(store.dialect.connect()) as connection:
+        parameters = [None] * sql.count("?")
+        return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+
+
+BOUNDED = {
+    "EventQuestions.trim_refusals": "at most the kept refusals and one sweep's",
+    "DeliveryQuestions.leased": "a partial index of what is leased, and all of it is wanted",
+    "DeliveryQuestions.homeless": "the partial index of what is pending, once a minute",
+    "TaskQuestions.senders": "a partial index of what is being sent, and all of it is wanted",
+}
+"""Statements that read all of something that is small by itself."""
+
+
+async def test_no_hot_statement_scans_a_table(store: Store) -> None:
+    """Each is answered by an index, so its cost does not grow with what is done."""
+    known = statements(store)
+    assert len(known) > 20
+    for name, prepared in known.items():
+        # The ids of one parameter are a virtual table, and read in whole.
+        scans = [s for s in plan(store, prepared.sql) if s.startswith("SCAN") and "VIRTUAL TABLE" not in s]
+        if name in BOUNDED:
+            assert all("INDEX" in step or step in {"SCAN refusals", "SCAN anon_1"} for step in scans), (name, scans)
+            assert not [step for step in scans if step.startswith("SCAN tasks")], (name, scans)
+        else:
+            assert scans == [], (name, prepared.sql, scans)
+
+
+async def test_no_hot_statement_sorts(store: Store) -> None:
+    """The order comes from the index, also where only a few are wanted."""
+    for name, prepared in statements(store).items():
+        if "ORDER BY" in prepared.sql:
+            assert not [step for step in plan(store, prepared.sql) if "TEMP B-TREE" in step], name
+
+
+async def test_a_page_of_tasks_comes_from_an_index(store: Store) -> None:
+    """With and without filters: what is listed costs what is shown."""
+    seen: list[str] = []
+
+    def ask(connection: Any) -> None:
+        raw = connection.connection.dbapi_connection
+        raw.set_trace_callback(seen.append)
+        for states in ((), ("queued",), ("queued", "failed")):
+            for before in (None, (NOW, "tsk_x")):
+                store.tasks.listed(connection, states=states, before=before, limit=50)
+        raw.set_trace_callback(None)
+
+    await store.read(ask)
+    questions = [sql for sql in seen if sql.startswith("SELECT")]
+    assert len(questions) == 6
+    for sql in questions:
+        assert [step for step in plan(store, sql) if "INDEX tasks_" in step], sql
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+async def test_every_column_comes_back_as_it_went(store: Store) -> None:
+    """A task with something in every field, written, changed and read again."""
+    full: dict[str, Any] = {}
+    for n, field in enumerate(fields(Task)):
+        column = schema.tasks.c[field.name]
+        kind = column.type.python_type
+        timed = field.name.endswith(("_at", "_until"))
+        plain: dict[type, Any] = {str: f"{field.name} ü ☃", int: n, bool: True}
+        full[field.name] = later(n) + timedelta(milliseconds=7) if timed else plain[kind]
+    task = Task(**{**full, "state": "queued", "via": "poll", "metadata_json": "{}"})
+    await put(store, task)
+    assert asdict(await task_of(store, task.id)) == asdict(task)
+    changeable = {name.removesuffix("_") for name in store._statements.tasks.update.order} - {"id"}
+    blank = replace(task, **{name: value for name, value in asdict(a_task()).items() if name in changeable})
+    await store.run(Do(lambda unit: unit.put_task(blank)))
+    assert await task_of(store, task.id) == blank
+    born = {"route", "created_at", "input_json", "metadata_json", "only_json", "callback_expires_at", "prompt"}
+    assert changeable | born >= set(asdict(task)) - {"id"}  # whatever else may change is written
+
+
+def test_every_record_fits_its_table() -> None:
+    """The fields of a record are the columns of its table, and no more."""
+    from receiver.records import Delivery, Event
+
+    for record, table in (
+        (Task, schema.tasks),
+        (Inbox, schema.inbox),
+        (Event, schema.events),
+        (Delivery, schema.deliveries),
+        (Attempt, schema.attempts),
+        (Refusal, schema.refusals),
+    ):
+        assert {field.name for field in fields(record)} == set(table.c.keys()), record
+
+
+def test_times_are_milliseconds() -> None:
+    """What is below is dropped, before 1970 too, and zones do not matter."""
+    assert from_ms(to_ms(NOW)) == NOW
+    assert to_ms(NOW + timedelta(microseconds=999)) == to_ms(NOW)
+    assert from_ms(to_ms(from_ms(-1))) == from_ms(-1)
+
+
+async def test_readers_see_what_is_committed(store: Store) -> None:
+    """Deliveries, attempts and events of a task, oldest first."""
+    task = a_task("succeeded")
+    event = an_event(task)
+    delivery = a_delivery(event)
+    attempt = Attempt(
+        AttemptId("att_1"), delivery.id, task.id, 1, NOW, 3, False, "{}", None, "no connection", "transient", "", None
+    )
+    await put(store, task, event, delivery)
+    await store.run(Do(lambda unit: unit.add_attempt(attempt)))
+    assert await deliveries_of(store, task.id) == [delivery]
+    assert await store.read(lambda connection: store.deliveries.attempts_of_task(connection, task.id)) == [attempt]
+    assert await store.read(store.tasks.counts) == {"succeeded": 1}
+    assert await store.read(store.events.count) == 1
+    assert await delivery_of(store, delivery.id) == delivery
+
+
+async def test_a_reader_never_waits_for_the_writer(store: Store) -> None:
+    """While a transaction is open, what was committed before can be read."""
+    task = a_task()
+    await put(store, task)
+    other = store.dialect.connect()
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("DELETE FROM tasks")
+    assert (await task_of(store, task.id)).id == task.id
+    other.execute("ROLLBACK")
+    other.close()
+
+
+async def test_one_question_sees_one_moment(store: Store) -> None:
+    """A timeline is four statements; what is committed between them does not show in the last ones only."""
+    task = a_task()
+    await put(store, task)
+
+    def ask(connection: Any) -> tuple[int, int]:
+        first = len(store.tasks.listed(connection, limit=10))
+        with closing(store.dialect.connect()) as other:
+            other.execute("DELETE FROM tasks")
+        return first, len(store.tasks.listed(connection, limit=10))
+
+    assert await store.read(ask) == (1, 1)
+    assert rows_of(store, "SELECT count(*) FROM tasks") == [(0,)]
+
+
+# -- opening -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_database_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
+    """A folder that is not there, a folder in its place, a file that is no database: one error, with the path."""
+    (tmp_path / "folder.db").mkdir()
+    (tmp_path / "text.db").write_bytes(b"this is no database, and longer than a header of one hundred bytes" * 9)
+    for name in ("nowhere/receiver.db", "folder.db", "text.db"):
+        with pytest.raises(StoreUnavailable, match=name.replace("/", ".")):
+            open_dialect(f"sqlite:///{tmp_path / name}").connect()
+
+
+def test_a_lock_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    """The folder of the database is not there: no traceback, but the path."""
+    with pytest.raises(StoreUnavailable, match="nowhere"):
+        open_dialect(f"sqlite:///{tmp_path / 'nowhere' / 'receiver.db'}").claim_for_serving()
+
+
+def test_urls_are_paths() -> None:
+    """Three slashes: relative; four: absolute."""
+    assert str(open_dialect("sqlite:///receiver.db").path) == "receiver.db"
+    assert str(open_dialect("sqlite:////var/lib/receiver.db").path) == "/var/lib/receiver.db"
+    assert open_dialect("sqlite:////var/lib/r.db").url == "sqlite:////var/lib/r.db"
+
+
+def test_one_process_serves_a_file(tmp_path: Path) -> None:
+    """The second is refused with the number of the first; when that is killed, the lock is free."""
+    url = database(tmp_path)
+    script = (
+        "import sys\nfrom receiver.store.dialect import open_dialect\n"
+        f"lock = open_dialect({url!r}).claim_for_serving()\nprint('locked', flush=True)\nsys.stdin.read()\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(StoreUnavailable, match=rf"{holder.pid}.*receiver\.db: stop it first"):
+            open_dialect(url).claim_for_serving()
+        with pytest.raises(StoreUnavailable):  # nor does asking twice take it
+            open_dialect(url).claim_for_serving()
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+    lock = open_dialect(url).claim_for_serving()
+    assert (tmp_path / "receiver.db.lock").read_text() == f"{os.getpid()}\n"
+    with pytest.raises(StoreUnavailable, match=str(os.getpid())):
+        open_dialect(url).claim_for_serving()
+    lock.release()
+    open_dialect(url).claim_for_serving().release()
+
+
+def test_outages_are_told_from_faults() -> None:
+    """Locked, full, damaged: try again. A wrong value: never."""
+    import sqlite3
+
+    for outage in (sqlite3.OperationalError("database is locked"), sqlite3.DatabaseError("malformed")):
+        assert SQLite.is_outage(outage)
+    for fault in (sqlite3.IntegrityError("UNIQUE"), sqlite3.InterfaceError("type"), ValueError("x"), OverflowError()):
+        assert not SQLite.is_outage(fault)
