@@ -1,0 +1,260 @@
+"""`receiver submit`: one task, through a running service; or, with `--dry-run`, the request it would send, unsent."""
+
+from __future__ import annotations
+
+import json as jsons
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from receiver.cli import output, way
+from receiver.cli.options import ConfigOption, JsonOption, UrlOption, connect, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from receiver.client import Client
+    from receiver.upstream.base import UpstreamRoute
+
+MEMBERS: Final = {
+    "runway/pro/video2video": ("video", "prompt"),
+    "runwayml/v1/video_to_video": ("videoUri", "promptText"),
+    "runwayml/v1/image_to_video": ("promptImage", "promptText"),
+}
+"""What `--video` and `--prompt` are called in each route's own body."""
+PATIENCE_FOR: Final = 60.0
+"""Seconds that `--wait` bears with a service that is away, restarting say."""
+MASK: Final = "***"
+
+
+def submit(
+    route: Annotated[str, typer.Argument(help=f"One of {', '.join(MEMBERS)}.", metavar="ROUTE", show_default=False)],
+    *,
+    video: Annotated[
+        str | None, typer.Option("--video", "--image", help="What to start from: a URL, or a data URI.", metavar="URL")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="What to make of it.", metavar="TEXT")] = None,
+    given: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            help="The upstream's own body, as JSON, from a @file or from stdin (-); --video and --prompt go over it.",
+            metavar="JSON|@FILE|-",
+        ),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="Kept with the task and sent with its events (repeatable).", metavar="K=V")
+    ] = None,
+    destination: Annotated[
+        list[str] | None, typer.Option(help="Only this destination (repeatable); else all that match.", metavar="NAME")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it ends: 0 if it succeeded, else 1.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the request to the upstream; send nothing. Needs no service.")
+    ] = False,
+    json: JsonOption = False,
+    url: UrlOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Submit a task through a running service.
+
+    Example:
+      receiver submit runway/pro/video2video --video URL --prompt "a cat" --wait
+      receiver submit runwayml/v1/image_to_video --image URL --metadata team=vfx
+      receiver submit runway/pro/video2video --input @body.json --dry-run
+    """
+    name = _route(route)
+    body = _input(name, given, video, prompt)
+    labels = _labels(metadata or [])
+    if dry_run:
+        _show_request(name, body, config, json=json)
+        return
+    with connect(config, url) as client:
+        task = _send(client, name, body, labels, destination)
+        if not json:
+            _tell(task, wait=wait)
+        if wait:
+            task = _wait(client, task, quiet=json)
+    if json:
+        output.document(task)
+    elif wait:
+        _result(task)
+    if wait and task["state"] != "succeeded":
+        raise typer.Exit(output.FAILED)
+
+
+# -- what was given ------------------------------------------------------------------------------------------------
+
+
+def _route(text: str) -> str:
+    name = text.strip("/")
+    if name in MEMBERS:
+        return name
+    import difflib
+
+    near = difflib.get_close_matches(name, MEMBERS, 1, 0.5)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    raise typer.BadParameter(f"there is no route {text!r}{meant}; there are {', '.join(MEMBERS)}", param_hint="ROUTE")
+
+
+def _input(route: str, given: str | None, video: str | None, prompt: str | None) -> dict[str, Any]:
+    body = {} if given is None else _parsed(given)
+    for member, value in zip(MEMBERS[route], (video, prompt), strict=True):
+        if value is not None:
+            body[member] = value
+    return body
+
+
+def _parsed(given: str) -> dict[str, Any]:
+    try:
+        if given == "-":
+            text = sys.stdin.read()
+        elif given.startswith("@"):
+            text = Path(given[1:]).read_text(encoding="utf-8")
+        else:
+            text = given
+        body = jsons.loads(text)
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {given[1:]}: {error.strerror}", param_hint="--input") from None
+    except ValueError as error:
+        raise typer.BadParameter(f"this is not JSON: {error}", param_hint="--input") from None
+    if not isinstance(body, dict):
+        raise typer.BadParameter("a JSON object is wanted: the upstream's own body", param_hint="--input")
+    return body
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    labels = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise typer.BadParameter(
+                f"{text!r}: a name and a value are wanted, such as team=vfx", param_hint="--metadata"
+            )
+        labels[name] = value
+    return labels
+
+
+# -- without sending -----------------------------------------------------------------------------------------------
+
+
+def _show_request(name: str, body: dict[str, Any], config: Path | None, *, json: bool) -> None:
+    """The exact request to the upstream: key and callback token masked, long data URIs abridged."""
+    from receiver.submit import check
+    from receiver.upstream import ROUTES
+    from receiver.upstream.base import SEED_LIMIT
+    from receiver.upstream.data_uri import abridge
+
+    settings, route = load(config), ROUTES[name]
+    check(route, body)
+    filled = abridge(route.fill(body, seed=secrets.randbelow(SEED_LIMIT)))
+    request = route.submit(filled, _callback_url(route, settings.server.public_url))
+    key = f"Bearer {MASK}" if settings.upstream.api_key else "(no key is configured)"
+    headers = {"authorization": key, "x-runway-version": settings.upstream.runway_version, **request.headers}
+    shown = {
+        "method": request.method,
+        "url": f"{settings.upstream.base_url.rstrip('/')}{request.url}",
+        "headers": headers,
+        "body": jsons.loads(request.body),
+    }
+    if json:
+        output.document(shown)
+        return
+    output.say(f"{shown['method']} {shown['url']}")
+    for header, value in headers.items():
+        output.say(f"{header}: {value}")
+    output.say("\n", jsons.dumps(shown["body"], indent=2, ensure_ascii=False))
+    output.hint("This is the request to the upstream. Nothing was sent.")
+
+
+def _callback_url(route: UpstreamRoute, public_url: str | None) -> str | None:
+    return f"{public_url.rstrip('/')}/callbacks/{MASK}" if route.takes_callback and public_url else None
+
+
+# -- sending -------------------------------------------------------------------------------------------------------
+
+
+def _send(
+    client: Client, name: str, body: dict[str, Any], labels: dict[str, str], destinations: list[str] | None
+) -> dict[str, Any]:
+    from receiver.client import Unreachable
+
+    try:
+        return client.submit(name, body, metadata=labels, destinations=destinations)
+    except Unreachable as error:
+        if error.sent:
+            words = (
+                f"{error}. The task may have been accepted: look by `receiver tasks list` before you submit it again"
+            )
+            raise Unreachable(words, sent=True) from error
+        raise
+
+
+def _tell(task: dict[str, Any], *, wait: bool) -> None:
+    words = {
+        "pending": "it is stored, and is sent when the upstream takes it",
+        "ambiguous": "it was sent, and no answer tells whether it was taken; it is not sent again",
+    }.get(task["state"], f"the upstream took it as {task['upstream_id']}")
+    output.say(output.styled(task["id"], "bold"), "  ", output.state(task["state"]), f": {words}")
+    if not wait:
+        output.hint(f"See how it goes: receiver tasks show {task['id']}")
+
+
+def _wait(client: Client, task: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    """Wait to the end, showing where it stands: one live line on a terminal, a line for each change elsewhere."""
+    console = output.err() if quiet else output.out()
+    with _live() if console.is_terminal else _lines(quiet=quiet) as show:
+        return client.wait(task["id"], patience=PATIENCE_FOR, seen=show)
+
+
+def _live() -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
+    from contextlib import contextmanager
+
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    @contextmanager
+    def live() -> Iterator[Callable[[dict[str, Any]], None]]:
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+        with Progress(*columns, TimeElapsedColumn(), console=output.err(), transient=True) as progress:
+            bar = progress.add_task("submitted", total=None)
+
+            def show(task: dict[str, Any]) -> None:
+                known = task["progress"] is not None
+                progress.update(
+                    bar, description=task["state"], total=100 if known else None, completed=task["progress"] or 0
+                )
+
+            yield show
+
+    return live()
+
+
+def _lines(*, quiet: bool) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
+    from contextlib import nullcontext
+
+    began, last = time.monotonic(), [""]
+
+    def show(task: dict[str, Any]) -> None:
+        percent = "" if task["progress"] is None else f" {task['progress']} %"
+        words = f"{task['state']}{percent}"
+        if words != last[0]:
+            last[0] = words
+            output.say(f"{time.monotonic() - began:7.1f} s  {words}", console=output.err() if quiet else None)
+
+    return nullcontext(show)
+
+
+def _result(task: dict[str, Any]) -> None:
+    took = way.between(task["created_at"], task["finished_at"])
+    by = f", learnt by {task['via']}" if task["via"] else ""
+    output.say(output.styled(task["id"], "bold"), "  ", output.state(task["state"]), f" after {took}{by}")
+    if task["state"] != "succeeded":
+        output.say("  ", task["failure"] or task["msg"] or "no reason was given", style="red")
+    for name in ("video_url", "poster", "last_frame"):
+        if task[name]:
+            output.say(f"  {name.removesuffix('_url'):<10} {task[name]}")

@@ -1,0 +1,164 @@
+"""`receiver tasks …`: look at the tasks of a running service, and decide by hand where it cannot."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from receiver.cli import output, way
+from receiver.cli.options import ConfigOption, JsonOption, TaskArgument, UrlOption, connect
+
+PAGE = 200
+"""The largest page the API gives."""
+
+app = typer.Typer(no_args_is_help=True, help="Look at tasks, and decide by hand where the service cannot.")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)  # noqa: TID251 -- the command line has a clock: it tells ages to a reader
+
+
+@app.command("list")
+def list_tasks(
+    *,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Only in this state (repeatable, or joined by commas).", show_default=False)
+    ] = None,
+    route: Annotated[str | None, typer.Option(help="Only of this route.", show_default=False)] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Only created since: 2h, 7d, or a time in ISO 8601.", metavar="WHEN", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 50,
+    cursor: Annotated[
+        str | None, typer.Option(help="Go on from a page's next_cursor (see --json).", show_default=False)
+    ] = None,
+    json: JsonOption = False,
+    url: UrlOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """List tasks, newest first.
+
+    Example:
+      receiver tasks list --state failed,lost --since 24h
+      receiver tasks list --limit 500 --json
+    """
+    shown: list[dict[str, Any]] = []
+    with connect(config, url) as client:
+        while True:
+            size = min(PAGE, limit - len(shown))
+            page = client.page(state=state or (), route=route, since=since, limit=size, cursor=cursor)
+            shown += page["data"]
+            cursor = page["next_cursor"]
+            if cursor is None or len(shown) >= limit:
+                break
+    if json:
+        output.document({"data": shown, "next_cursor": cursor})
+        return
+    if not shown:
+        output.hint("No tasks." if not (state or route or since) else "No such tasks.")
+        return
+    now = _now()
+    table = output.table("ID", "STATE", "%", "VIA", "ROUTE", "AGE", "FAILURE OR PROMPT")
+    for task in shown:
+        table.add_row(
+            output.styled(task["id"], ""),
+            output.state(task["state"]),
+            "" if task["progress"] is None else str(task["progress"]),
+            task["via"] or "",
+            output.clean(task["route"]),
+            way.age(task["created_at"], now),
+            output.clean(way.note(task)),
+        )
+    output.out().print(table)
+    if cursor is not None:
+        output.hint(f"There are more than these {limit}: --limit {limit * 4}")
+
+
+@app.command()
+def show(
+    task_id: TaskArgument,
+    *,
+    timeline: Annotated[bool, typer.Option("--timeline", help="With --json: its way instead of the task.")] = False,
+    json: JsonOption = False,
+    url: UrlOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show a task and its way: submitted, callbacks and polls, events, deliveries.
+
+    Example:
+      receiver tasks show tsk_01jd3v8f0000000000000000ab
+      receiver tasks show tsk_01jd3v8f0000000000000000ab --json
+    """
+    with connect(config, url) as client:
+        task = client.task(task_id)
+        if json and not timeline:
+            output.document(task)
+            return
+        items = client.timeline(task_id)
+    if json:
+        output.document(items)
+        return
+    way.show_task(task, now=_now())
+    output.say("  its way:")
+    way.show_way(way.steps(task, items), indent=4)
+
+
+@app.command()
+def refresh(
+    task_id: TaskArgument, *, json: JsonOption = False, url: UrlOption = None, config: ConfigOption = None
+) -> None:
+    """Have the upstream asked about a task now, instead of when it is due.
+
+    Example:
+      receiver tasks refresh tsk_01jd3v8f0000000000000000ab
+    """
+    with connect(config, url) as client:
+        task = client.refresh(task_id)
+    if json:
+        output.document(task)
+        return
+    way.show_task(task, now=_now())
+
+
+@app.command()
+def cancel(
+    task_id: TaskArgument, *, json: JsonOption = False, url: UrlOption = None, config: ConfigOption = None
+) -> None:
+    """Stop tracking a task. The upstream has no way to cancel: it may render, and charge, all the same.
+
+    Example:
+      receiver tasks cancel tsk_01jd3v8f0000000000000000ab
+    """
+    with connect(config, url) as client:
+        task = client.cancel(task_id)
+    if json:
+        output.document(task)
+        return
+    output.say(
+        task["id"], " is ", output.state(task["state"]), ": it is not tracked any more, and task.cancelled goes out"
+    )
+
+
+@app.command()
+def adopt(
+    task_id: TaskArgument,
+    upstream_id: Annotated[str, typer.Argument(help="The upstream's own id of it.", show_default=False)],
+    *,
+    json: JsonOption = False,
+    url: UrlOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Give an ambiguous or lost task its upstream id by hand; the upstream is then asked about it.
+
+    Example:
+      receiver tasks adopt tsk_01jd3v8f0000000000000000ab 196642a0-05e1-441a-981e-eb0c1f5d983b
+    """
+    with connect(config, url) as client:
+        task = client.adopt(task_id, upstream_id)
+    if json:
+        output.document(task)
+        return
+    output.say(task["id"], " is ", output.state(task["state"]), f": the upstream calls it {task['upstream_id']}")
