@@ -1,135 +1,305 @@
-"""One JSON object a line on stdout (contract 6): time, level, event, then ids, then the rest. No secret in any line, ever.
+"""One JSON object a line, ids first; no token, key, secret or chat URL in any of them, ever (contract 6).
 
-Nothing that is logged is a token, a key or a secret by intent; the last step before the line is written holds that by
-force: whatever looks like one, and every value registered with `hide`, is replaced. Everything else that logs in this
-process (uvicorn, alembic, asyncio) comes through here too, from WARNING on.
+The law: what is searched for secrets is the finished line, so nothing can get past by hiding in a nested value, in an
+exception or in another library's message. A line that looks clean costs a handful of substring searches; one that does
+not is taken apart again and cleaned string by string, so that it stays JSON. Logging never raises into its caller: a
+value that cannot be written is written as its `repr`, a stream that is gone is left alone.
+
+Configure first, then `get()`: a logger keeps the stream and level it was made with.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
 import sys
 import time
 import traceback
-from typing import IO, TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
+from urllib.parse import quote
 
 import orjson
 import structlog
+from structlog.typing import FilteringBoundLogger as Logger
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Iterable, Mapping, MutableMapping
 
-Logger = structlog.typing.FilteringBoundLogger
+Format = Literal["json", "console", "auto"]
+Level = Literal["debug", "info", "warning", "error", "critical"]
 
 MASK: Final = "***"
+LEAST_HIDDEN: Final = 6
+"""Characters; a shorter value is a word that stands everywhere, and hiding it would hide the log."""
+
 IDS_FIRST: Final = ("task_id", "upstream_id", "event_id", "delivery_id", "destination", "attempt")
-_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_SHAPES: Final = re.compile(
-    rb"(?P<path>/callbacks/)[A-Za-z0-9_.~%-]+"
-    rb"|(?P<bearer>[Bb]earer\s+)[^\s\"\\,;]+"
-    rb"|(?P<whsec>whsec_)[A-Za-z0-9+/=_-]+"
-    rb"|(?P<user>://)[^\s/@\"\\]+@"
+_FIRST: Final = frozenset({"timestamp", "level", "event", *IDS_FIRST})
+_QUIET: Final = ("httpx", "httpcore", "aiohttp.access", "aiohttp.client", "uvicorn.access")
+"""Their INFO lines print whole URLs, callback tokens included (stack.md)."""
+
+# What makes a finished line suspect. Substrings, since they are searched at memory speed; the patterns decide.
+_SUSPECT: Final = (b"callbacks", b"whsec_")
+# The tail of a callback token wherever it stands (signing.py): expiry in hex, then a signature.
+_TOKEN_TAIL: Final = re.compile(rb"\.[0-9a-f]{1,12}\.[A-Za-z0-9_-]{43}")
+
+_SLASH: Final = r"(?:\\*/|%2[Ff])"
+_SHAPES: Final = (
+    (re.compile(rf"(callbacks{_SLASH}+)[^\s\"'<>\\/?#&]+"), rf"\1{MASK}"),
+    (re.compile(r"(?:[0-9a-hjkmnp-tv-z]{26})?\.[0-9a-f]{1,12}\.[A-Za-z0-9_-]{43}[A-Za-z0-9_=-]*"), MASK),
+    (re.compile(r"\b(bearer(?:\s|%20|\+)+)[^\s\"'<>,;]+", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(r"whsec_[A-Za-z0-9+/=_%-]+"), f"whsec_{MASK}"),
+    # user:password@, also where the password holds a slash that nobody escaped
+    (re.compile(r"(:(?:\\*/){2})(?:[^\s/?#\"'<>]*|[^\s:/?#@\"'<>]*:[^\s@\"'<>]*)@"), rf"\1{MASK}@"),
 )
-_MARKS: Final = (b"/callbacks/", b"earer ", b"whsec_", b"@")
-_hidden: list[bytes] = []
 
 
-def hide(*secrets: str | None) -> None:
-    """Never let these values into a line, whatever writes it. Shorter than 8 characters they would hide too much."""
-    for secret in secrets:
-        if secret and len(secret) >= 8:  # noqa: PLR2004 -- see above
-            _hidden.append(orjson.dumps(secret)[1:-1])
-    _hidden.sort(key=len, reverse=True)
+class _Redactor:
+    """What is hidden by value: secrets that have no shape of their own. One for the process."""
+
+    def __init__(self) -> None:
+        self._values: frozenset[str] = frozenset()
+        self._forms: tuple[bytes, ...] = ()
+        self._pattern: re.Pattern[str] | None = None
+
+    def hide(self, values: Iterable[str]) -> None:
+        """Add values; each also in the forms it takes inside JSON, a `repr` or a URL."""
+        self._values |= {value for value in values if len(value) >= LEAST_HIDDEN}
+        texts = {form for value in self._values for form in _forms(value)}
+        if not texts:
+            return
+        # Longest first: a secret that holds another must go as a whole.
+        self._pattern = re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)))
+        escaped = {_escaped(text) for text in texts}
+        # A form that holds another is found by the shorter one.
+        self._forms = tuple(sorted(one for one in escaped if not any(o != one and o in one for o in escaped)))
+
+    def is_suspect(self, line: bytes) -> bool:
+        """Whether a finished line may hold a secret; never False for one that does."""
+        for word in _SUSPECT:  # plain loops: a generator expression costs more than what it asks
+            if word in line:
+                return True
+        for form in self._forms:
+            if form in line:
+                return True
+        if b"@" in line and (b"://" in line or b":\\" in line):
+            return True
+        return b"bearer" in line.lower() or _TOKEN_TAIL.search(line) is not None
+
+    def clean(self, value: Any) -> Any:
+        """A JSON value with every string in it cleaned, keys too."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self.text(key): self.clean(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [self.clean(one) for one in value]
+        return value
+
+    def text(self, text: str) -> str:
+        """A string with secrets masked."""
+        if self._pattern is not None:
+            text = self._pattern.sub(MASK, text)
+        for shape, instead in _SHAPES:
+            text = shape.sub(instead, text)
+        return text
 
 
-def redact(line: bytes) -> bytes:
-    """The line without anything that opens a door."""
-    for secret in _hidden:
-        if secret in line:
-            line = line.replace(secret, MASK.encode())
-    for mark in _MARKS:
-        if mark in line:
-            return _SHAPES.sub(_masked, line)
-    return line
+_redactor: Final = _Redactor()
 
 
-def _masked(found: re.Match[bytes]) -> bytes:
-    kept = found["path"] or found["bearer"] or found["whsec"] or found["user"]
-    return kept + MASK.encode() + (b"@" if found["user"] else b"")
+def hide(*values: str | None) -> None:
+    """Never show these exact values again, in any line; values under 6 characters are words, and stay."""
+    _redactor.hide([value for value in values if value is not None])
 
 
-def configure(fmt: str = "json", level: str = "info", stream: IO[bytes] | None = None) -> None:
-    """Set the format (`json`, `console`, or `auto`: console on a TTY) and the level, for the whole process."""
-    out = stream or sys.stdout.buffer
-    is_console = fmt == "console" or (fmt == "auto" and out.isatty())
-    structlog.configure(
-        processors=[_console if is_console else _json],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.BytesLoggerFactory(file=out),
-        cache_logger_on_first_use=True,
-    )
-    root = logging.getLogger()
-    root.handlers = [_Bridge()]
-    root.setLevel(logging.WARNING)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpcore", "aiohttp", "alembic"):
-        logging.getLogger(name).handlers = []
-        logging.getLogger(name).propagate = True
-        logging.getLogger(name).setLevel(logging.WARNING)
+def redact(text: str) -> str:
+    """`text` as it may be shown: everything that looks like a secret, or is a hidden one, masked."""
+    return _redactor.text(text)
 
 
-def get() -> Logger:
-    """The logger of this process."""
-    logger: Logger = structlog.get_logger()
-    return logger
+def _forms(value: str) -> set[str]:
+    """The spellings under which a secret turns up within a string: raw, JSON, `repr`, percent-encoded."""
+    percent = (quote(value, safe="", errors="replace"), quote(value, errors="replace"))
+    as_json = (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
+    return {value, *as_json, repr(value)[1:-1], *percent}
 
 
-_second, _prefix = -1, ""
+def _escaped(text: str) -> bytes:
+    """A text as it stands in a finished line, between the quotes of JSON."""
+    return orjson.dumps(text.encode(errors="backslashreplace").decode())[1:-1]
 
 
-def _timestamp() -> str:
-    """`2026-01-31T12:00:00.000Z`; the part that changes once a second is made once a second."""
-    global _second, _prefix  # noqa: PLW0603 -- a cache of one
-    now = time.time()
-    second = int(now)
-    if second != _second:
-        _prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        _second = second
-    return f"{_prefix}.{int((now - second) * 1000):03d}Z"
+class _Clock:
+    """`2026-01-31T12:00:00.000Z` from time.time(), the part up to the second made once a second."""
+
+    def __init__(self) -> None:
+        # One attribute, so that a thread never sees the text of one second with the number of another.
+        self._made: tuple[int, str] = (-1, "")
+
+    def __call__(self) -> str:
+        ms = int(time.time() * 1000)
+        second, rest = divmod(ms, 1000)
+        at, text = self._made
+        if at != second:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            self._made = (second, text)
+        return f"{text}{rest:03d}Z"
 
 
-def _json(_logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
-    line = {"timestamp": _timestamp(), "level": method, "event": event.pop("event", "")}
+_timestamp: Final = _Clock()
+
+
+def _line(_logger: Any, level: str, given: MutableMapping[str, Any]) -> bytes:
+    """The one processor: the fields in their order, as JSON, redacted."""
+    line: dict[str, Any] = {"timestamp": _timestamp(), "level": level, "event": given.get("event")}
     for name in IDS_FIRST:
-        if name in event:
-            line[name] = event.pop(name)
-    _unfold(event)
-    line.update(event)
-    return redact(orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS))
+        if name in given:
+            line[name] = given[name]
+    line |= {name: value for name, value in given.items() if name not in _FIRST}
+    if "exc_info" in line:
+        _with_traceback(line)
+    written = _json(line)
+    return orjson.dumps(_redactor.clean(orjson.loads(written))) if _redactor.is_suspect(written) else written
 
 
-def _console(_logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
-    _unfold(event)
-    name = event.pop("event", "")
-    rest = " ".join([f"{key}={value}" for key, value in event.items() if value is not None])
-    return redact(f"{_timestamp()[11:19]} {method:<8} {name:<26} {rest}".rstrip().encode("utf-8", "replace"))
-
-
-def _unfold(event: MutableMapping[str, Any]) -> None:
-    """An exception as one text."""
-    info = event.pop("exc_info", None)
-    if not info:
-        return
-    error = info if isinstance(info, BaseException) else (info[1] if isinstance(info, tuple) else sys.exc_info()[1])
+def _with_traceback(line: dict[str, Any]) -> None:
+    """`exc_info` in any of its spellings becomes one string, `exception`."""
+    given = line.pop("exc_info")
+    error = given if isinstance(given, BaseException) else None
+    if isinstance(given, tuple) and len(given) > 1:
+        error = given[1]
+    elif given and error is None:
+        error = sys.exc_info()[1]
     if error is not None:
-        event["exception"] = "".join(traceback.format_exception(error))
+        line["exception"] = "".join(traceback.format_exception(error)).rstrip()
+
+
+def _json(line: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(line, default=_in_words)
+    except (TypeError, ValueError, RecursionError):
+        # Something in it is no JSON: a huge number, half a surrogate, a circle. Field by field, so the rest stays.
+        return b"{" + b",".join(_field(str(name), value) for name, value in line.items()) + b"}"
+
+
+def _field(name: str, value: Any) -> bytes:
+    key = orjson.dumps(name.encode(errors="backslashreplace").decode())
+    try:
+        return key + b":" + orjson.dumps(value, default=_in_words)
+    except (TypeError, ValueError, RecursionError):
+        text = value if isinstance(value, str) else _in_words(value)
+        return key + b":" + orjson.dumps(text.encode(errors="backslashreplace").decode())
+
+
+def _in_words(value: Any) -> str:
+    try:
+        return value.decode(errors="backslashreplace") if isinstance(value, bytes) else repr(value)
+    except Exception:  # noqa: BLE001 -- somebody else's __repr__ must not stop a log line, nor what logs it
+        return f"<{type(value).__name__}>"
+
+
+class _Console:
+    """The same line for people: made from the finished one, so it is redacted and holds nothing a terminal obeys."""
+
+    def __init__(self, *, colours: bool) -> None:
+        self._render = structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False, pad_event_to=24)
+
+    def __call__(self, logger: Any, level: str, given: MutableMapping[str, Any]) -> bytes:
+        fields = orjson.loads(_line(logger, level, given))
+        shown = {
+            name: _harmless(value, lines=name == "exception") for name, value in fields.items() if value is not None
+        }
+        text = self._render(logger, level, shown)
+        return str(text).encode()
+
+
+def _harmless(value: Any, *, lines: bool) -> str:
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return "".join([char if char.isprintable() or (lines and char == "\n") else repr(char)[1:-1] for char in text])
+
+
+class _Out(structlog.BytesLogger):
+    """A BytesLogger whose stream may be gone (a closed pipe, a full disk): the work goes on without the line."""
+
+    def msg(self, message: bytes) -> None:
+        with suppress(OSError, ValueError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
+
+
+class _LastResort:
+    """Before anything is configured, warnings and worse go to stderr, wherever that is at the time."""
+
+    def msg(self, message: bytes) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(message.decode() + "\n")
+
+    warn = warning = fatal = err = error = critical = exception = msg
 
 
 class _Bridge(logging.Handler):
-    """What others write through the standard library comes out as one of our lines."""
+    """What other libraries say by the standard library's logging, in the same stream and shape."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
-        level = "error" if record.levelno >= logging.ERROR else "warning"
-        more = {"exc_info": record.exc_info} if record.exc_info else {}
-        getattr(get(), level)("library.logged", logger=record.name, message=record.getMessage(), **more)
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 -- a format that does not fit its arguments is no reason to lose the message
+            message = f"{record.msg} {_in_words(record.args)}"
+        level = logging.getLevelName(record.levelno).lower()
+        say = getattr(get(), level, get().warning)
+        say("library.logged", logger=record.name, message=message, exc_info=record.exc_info)
+
+
+def configure(fmt: Format = "json", level: Level = "info", stream: BinaryIO | None = None) -> None:
+    """Send every line to `stream` (stdout unless told) in one format; to be called before loggers are taken by `get`.
+
+    Args:
+        fmt: `json`, `console` or `auto` (console on a terminal).
+        level: the least that is written. Other libraries are heard from WARNING on.
+        stream: takes bytes.
+    """
+    out = stream if stream is not None else cast("BinaryIO", getattr(sys.stdout, "buffer", sys.stdout))
+    terminal = out.isatty()
+    console = fmt == "console" or (fmt == "auto" and terminal)
+    colours = terminal and not os.environ.get("NO_COLOR")
+    structlog.configure(
+        processors=[_Console(colours=colours) if console else _line],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        context_class=dict,
+        logger_factory=lambda *_: _Out(out),
+        cache_logger_on_first_use=True,
+    )
+    _route_the_rest(level)
+
+
+def _route_the_rest(level: Level) -> None:
+    """Let nothing else print: other libraries' loggers end in ours, from WARNING on."""
+    least = max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()])
+    logging.raiseExceptions = False
+    logging.captureWarnings(True)
+    root = logging.getLogger()
+    root.handlers[:] = [_Bridge()]
+    root.setLevel(least)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(least)
+
+
+def get() -> Logger:
+    """The logger: `log.info("task.submitted", task_id=…, …)`. Unconfigured, it says warnings and worse on stderr."""
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[_line],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            context_class=dict,
+            logger_factory=lambda *_: _LastResort(),
+            cache_logger_on_first_use=False,
+        )
+    return cast("Logger", structlog.get_logger().bind())
+
+
+__all__ = ["IDS_FIRST", "MASK", "Format", "Level", "Logger", "configure", "get", "hide", "redact"]
