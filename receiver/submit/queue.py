@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from receiver.egress import Egress
+    from receiver.ids import TaskId
     from receiver.ingest import After, Rulebook
     from receiver.logs import Logger
     from receiver.store import Store
@@ -48,8 +49,13 @@ STORE_RETRY_FOR = 0.5
 """Seconds between tries to store an upstream's answer: it is a paid id."""
 
 
-Sent = tuple["Submission", "HttpResponse | None"]
-"""What was made of a submission's answer, and the answer itself where there was one."""
+@dataclass(frozen=True)
+class Sent:
+    """What was made of a submission's answer, the answer itself where there was one, and the task as it was stored."""
+
+    answer: Submission
+    response: HttpResponse | None
+    task: Task
 
 
 @dataclass
@@ -79,7 +85,8 @@ class Submitter:
     trouble: dict[str, str] = field(default_factory=dict)
     _gates: dict[str, _Gate] = field(default_factory=lambda: {name: _Gate() for name in ROUTES})
     _account_until: datetime | None = None
-    _sending: set[asyncio.Task[Sent]] = field(default_factory=set)
+    _sending: dict[asyncio.Task[Sent], TaskId] = field(default_factory=dict)
+    _awaited: dict[TaskId, asyncio.Future[Sent | None]] = field(default_factory=dict)
     _backlog: set[str] = field(default_factory=lambda: set(ROUTES))
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
@@ -110,7 +117,6 @@ class Submitter:
         whole = orjson.dumps(filled)
         shown = abridge(filled)
         abridged = orjson.dumps(shown) if shown is not filled else whole
-        gate = self._gates[route_name]
         direct = not in_background and not self._stopping and self._is_open(route_name) and self._has_slot()
         prompt = filled.get(route.prompt_key)
         task = Task(
@@ -131,38 +137,39 @@ class Submitter:
         if not direct:
             self._backlog.add(route_name)
             task = await self.store.run(Accept(task, whole if shown is not filled else None))
-            self._wake.set()
-            return task if in_background else await self._decided(task)
+            if in_background:
+                self._wake.set()
+                return task
+            sent = await self._decided(task)
+        else:
+            sent = await self._sent_at_once(task, whole, abridged=shown is not filled)
+        return task if sent is None else _told(sent)
+
+    async def _sent_at_once(self, task: Task, whole: bytes, *, abridged: bool) -> Sent:
+        gate = self._gates[task.route]
         gate.sending += 1
         try:
-            await self.store.run(Accept(task, whole if shown is not filled else None))
+            await self.store.run(Accept(task, whole if abridged else None))
         except BaseException:
             gate.sending -= 1
             raise
         # The sending outlives a caller who goes away: its answer is a paid id.
-        answer, response = await asyncio.shield(self._start(task, whole, counted=True))
-        task = await self.task(task)
-        if isinstance(answer, Refused) and task.state == "rejected":
-            body = response.body.decode("utf-8", errors="replace") if response else ""
-            raise UpstreamRefused(
-                answer.reason,
-                status=answer.status,
-                upstream_status=response.status if response else 0,
-                upstream_body=body,
-                task_id=task.id,
-            )
-        return task
+        return await asyncio.shield(self._start(task, whole, counted=True))
 
-    async def task(self, task: Task) -> Task:
-        """The task as it is stored now."""
-        return await self.store.read(lambda connection: self.store.tasks.get(connection, task.id)) or task
-
-    async def _decided(self, task: Task) -> Task:
-        """Wait a while for a queued task that may go at once: only the upstream's word is worth a 202."""
+    async def _decided(self, task: Task) -> Sent | None:
+        """Wait a while for a queued task that may go at once: the upstream's word is worth more than a 202."""
         gate = self._gates[task.route]
-        if gate.until is None and self._account_until is None and not self._stopping:
-            await self.after.changed(task.id, self.terms.timeout)
-        return await self.task(task)
+        if gate.until is not None or self._account_until is not None or self._stopping:
+            self._wake.set()
+            return None
+        waiter: asyncio.Future[Sent | None] = asyncio.get_running_loop().create_future()
+        self._awaited[task.id] = waiter
+        self._wake.set()
+        try:
+            await asyncio.wait({waiter}, timeout=self.terms.timeout)
+            return waiter.result() if waiter.done() else None
+        finally:
+            del self._awaited[task.id]
 
     def _expiry(self, route: UpstreamRoute, now: datetime) -> datetime | None:
         return now + self.terms.callback_ttl if route.takes_callback and self.terms.callback_base else None
@@ -176,7 +183,8 @@ class Submitter:
         return f"{self.terms.callback_base}/callbacks/{token}"
 
     def _lease(self, now: datetime) -> datetime:
-        return now + timedelta(seconds=self.terms.timeout) + LEASE_MARGIN
+        # To the millisecond, as it is stored: the lease that is read again must be known as ours.
+        return now + timedelta(milliseconds=round(self.terms.timeout * 1000)) + LEASE_MARGIN
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
@@ -192,9 +200,14 @@ class Submitter:
         if not counted:
             self._gates[task.route].sending += 1
         sending = asyncio.create_task(self._send(task, body), name=f"submit {task.id}")
-        self._sending.add(sending)
-        sending.add_done_callback(self._sending.discard)
+        self._sending[sending] = task.id
+        sending.add_done_callback(self._ended)
         return sending
+
+    def _ended(self, sending: asyncio.Task[Sent]) -> None:
+        del self._sending[sending]
+        if not sending.cancelled() and (error := sending.exception()) is not None:
+            self.log.error("submit.failed", error=repr(error))
 
     async def _send(self, task: Task, body: bytes) -> Sent:
         """One submission, on a connection of its own, and its answer into the store."""
@@ -202,6 +215,7 @@ class Submitter:
         gate = self._gates[task.route]
         answer: Submission = Ambiguous("the sender ended before the answer")
         response: HttpResponse | None = None
+        sent: Sent | None = None
         try:
             request = route.submit(orjson.loads(body), self._callback_url(route, task))
             try:
@@ -209,15 +223,19 @@ class Submitter:
                 answer = route.read_submission(response, now=self.clock())
             except EgressError as error:
                 answer = Ambiguous(str(error)) if error.sent else NotTaken(str(error), None)
-            await self._keep(task, answer, None if response is None else upstream_code(response))
-            return answer, response
+            kept = await self._keep(task, answer, None if response is None else upstream_code(response))
+            sent = Sent(answer, response, kept)
+            return sent
         finally:
             gate.sending -= 1
             self._regulate(task.route, answer)
             self._wake.set()
+            waiter = self._awaited.get(task.id)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(sent)
 
-    async def _keep(self, task: Task, answer: Submission, code: int | None) -> None:
-        """Store the answer, however long the store is away; only then does anybody hear of it."""
+    async def _keep(self, task: Task, answer: Submission, code: int | None) -> Task:
+        """Store the answer, however long the store is away; only then does anybody hear of it. The task as stored."""
         at = self.clock()
         while True:
             try:
@@ -256,6 +274,7 @@ class Submitter:
                     submit_attempts=now.submit_attempts,
                 )
         self.after(recorded)
+        return now
 
     def _regulate(self, route: str, answer: Submission) -> None:
         """Open or close the gates by what the upstream said."""
@@ -318,6 +337,7 @@ class Submitter:
             self._backlog.discard(route)
             gate.until = None
             self._account_until = None
+            self.trouble.pop(route, None)
         elif not claimed and due is not None:
             return max((due - now).total_seconds(), 0.01)
         return 1.0 if due is None else max((due - now).total_seconds(), 0.0)
@@ -326,13 +346,34 @@ class Submitter:
         """Send nothing new; what has been sent is awaited, to `upstream.timeout` at most: its answer is a paid id."""
         self._stopping = True
         self._wake.set()
+        for task_id, waiter in self._awaited.items():
+            if task_id not in self._sending.values() and not waiter.done():
+                waiter.set_result(None)
         if self._sending:
-            await asyncio.wait(self._sending, timeout=self.terms.timeout + STORE_RETRY_FOR)
+            await asyncio.wait(set(self._sending), timeout=self.terms.timeout + STORE_RETRY_FOR)
 
     async def settled(self) -> None:
         """Wait until no submission is under way."""
         while self._sending:
             await asyncio.wait(set(self._sending))
+
+
+def _told(sent: Sent) -> Task:
+    """What the caller hears of an answer.
+
+    Raises:
+        UpstreamRefused: the upstream said no.
+    """
+    answer, response = sent.answer, sent.response
+    if isinstance(answer, Refused) and sent.task.state == "rejected":
+        raise UpstreamRefused(
+            answer.reason,
+            status=answer.status,
+            upstream_status=response.status if response else 0,
+            upstream_body=response.body.decode("utf-8", errors="replace") if response else "",
+            task_id=sent.task.id,
+        )
+    return sent.task
 
 
 def check(route: UpstreamRoute, given: Mapping[str, Any]) -> None:
