@@ -14,6 +14,7 @@ nothing that was sent: a submission is paid for. Documents come back as they are
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -240,7 +241,7 @@ class Client:
                 timeout=httpx.Timeout(seconds, connect=CONNECT_FOR),
             )
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Unreachable(f"nothing answers at {self.url}: {_words(error)}", sent=False) from error
+            raise Unreachable(f"nothing answers at {self.url} ({_words(error)})", sent=False) from error
         except httpx.TimeoutException as error:
             raise Unreachable(f"{self.url} gave no answer in {seconds:g} s", sent=True) from error
         except httpx.HTTPError as error:
@@ -270,7 +271,7 @@ def _segment(text: str) -> str:
 
 
 def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
 
 
 def is_emulator(base_url: str) -> bool:

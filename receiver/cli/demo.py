@@ -224,7 +224,7 @@ def _invite(up: Stage) -> None:
             output.say(f"  sink: {arrival.type} of {arrival.task_id}, signature verified")
 
     output.say(output.styled("\nIt stays up for you to try things; Ctrl-C ends it and throws its data away.", "bold"))
-    output.say("\nThe API key is ", output.styled(key, "bold"), ". Submit another task, and look at what there is:\n")
+    output.say("\nSubmit another task, and look at what there is; the API key is ", output.styled(key, "bold"), "\n")
     body = '{"route": "runway/pro/video2video", "input": {"video": "https://example.com/in.mp4", "prompt": "a dog"}}'
     output.say(f"  curl -s {url}/api/v1/tasks -H 'Authorization: Bearer {key}' \\")
     output.say(f"       -H 'Content-Type: application/json' -d '{body}'")

@@ -11,7 +11,7 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from receiver.errors import ReceiverError
+from receiver.errors import ConfigError, ReceiverError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 PLAIN_WIDTH: Final = 240
 """Columns where there is no terminal: no id and no URL is ever broken there."""
 
-_CODES: Final = {"config": USAGE, "unreachable": UNREACHABLE, "store-unavailable": UNREACHABLE}
+_CODES: Final = {"invalid-input": USAGE, "unreachable": UNREACHABLE, "store-unavailable": UNREACHABLE}
 _PROBLEM_CODES: Final = {
     "invalid-input": USAGE,
     "unauthorized": USAGE,
@@ -35,6 +35,7 @@ _PROBLEM_CODES: Final = {
 }
 _HINTS: Final = {
     "unauthorized": "Set $RECEIVER_API_KEY to one of the service's security.api_keys, or name its config by --config.",
+    "unreachable": "Is it running (`receiver serve`)? Another one is named by --url, $RECEIVER_URL or --config.",
     "too-large": "The service takes bodies up to its server.max_submission.",
 }
 STATE_STYLES: Final = {
@@ -157,12 +158,13 @@ def short(text: str, most: int = 60) -> str:
 
 def report(error: ReceiverError) -> int:
     """Say on stderr what went wrong and how to mend it; the exit code."""
+    if isinstance(error, ConfigError):
+        for line in error.problems:  # as editors read them: file:line: key: reason
+            say(line, console=err())
+        return USAGE
     problem: dict[str, Any] = getattr(error, "problem", {})
     kind = str(getattr(error, "kind", ""))
-    lines = list(getattr(error, "problems", None) or [str(error)])
-    say(styled("error: ", "bold red"), lines[0], console=err())
-    for line in lines[1:]:
-        say("       ", line, console=err())
+    say(styled("error: ", "bold red"), str(error), console=err())
     flaws = problem.get("errors") or []
     for flaw in flaws if len(flaws) > 1 else ():
         say(f"       {flaw.get('pointer') or flaw.get('parameter') or ''}: {flaw.get('detail', '')}", console=err())
@@ -174,6 +176,6 @@ def report(error: ReceiverError) -> int:
         )
     if problem.get("task_id"):
         hint(f"The task is kept as `rejected`: receiver tasks show {problem['task_id']}")
-    if kind in _HINTS:
-        hint(_HINTS[kind])
+    if (kind or error.code) in _HINTS:
+        hint(_HINTS[kind or error.code])
     return _PROBLEM_CODES.get(kind, FAILED) if problem else _CODES.get(error.code, FAILED)

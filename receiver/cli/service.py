@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from receiver.cli import output
-from receiver.cli.options import ConfigOption, JsonOption, load
+from receiver.cli.options import ConfigOption, JsonOption, load, service_url
 
 if TYPE_CHECKING:
     from receiver.config import Config
@@ -56,6 +56,8 @@ def serve(
     logs.configure(settings.logging.format, settings.logging.level)
     _hide_secrets(settings)
     _warn(settings, logs.get())
+    if output.err().is_terminal:
+        output.hint(f"The service comes up on {service_url(settings)}. Ctrl-C ends it.")
     _run(settings)
 
 
@@ -88,11 +90,9 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _hide_secrets(settings: Config) -> None:
-    """Whatever writes a line, none of these is in it."""
+    """Whatever writes a line, no destination's secret is in it; the service hides its own."""
     from receiver import logs
 
-    security = settings.security
-    logs.hide(*security.signing_keys, *security.api_keys, *security.callback_secrets, settings.upstream.api_key)
     for destination in settings.destinations:
         logs.hide(*getattr(destination.options, "secrets", ()))
 
@@ -118,7 +118,9 @@ def _run(settings: Config) -> None:
     from receiver.app import serve as serve_service
 
     try:
-        with asyncio.Runner(loop_factory=UvicornConfig(app="").get_loop_factory()) as runner:
+        # Without log_config=None it would set up uvicorn's own logging, access log and all.
+        loops = UvicornConfig(app="", log_config=None).get_loop_factory()
+        with asyncio.Runner(loop_factory=loops) as runner:
             runner.run(serve_service(settings))
     except SystemExit:
         # uvicorn's word for a port that was taken in the moment since it was looked at; it has logged why.
