@@ -13,7 +13,7 @@ import statistics
 from bench import harness
 from bench.load import Tally, closed_loop
 
-REPETITIONS, TASKS, CONNECTIONS = 3, 30_000, 32
+REPETITIONS, TASKS, CONNECTIONS = 3, 20_000, 32
 CONFIG = """
 [delivery]
 schedule = ["1h"]

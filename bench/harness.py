@@ -121,7 +121,7 @@ async def receiver(tasks: int, config: str) -> AsyncIterator[Served]:
             f'[security]\nsigning_keys = ["{KEY}"]\napi_keys = ["k"]\n[upstream]\nbase_url = "http://127.0.0.1:1"\n'
             f'api_key = "k"\n[logging]\nformat = "json"\nlevel = "info"\n{config}'
         )
-        process = _pinned([sys.executable, os.environ.get("BENCH_SERVE", "-m"), *([] if "BENCH_SERVE" in os.environ else ["receiver", "serve"])], folder, folder / "log")
+        process = _pinned([sys.executable, "-m", "receiver", "serve"], folder, folder / "log")
         try:
             await _answers(port, process, folder / "log")
             yield Served(port, process.pid, callbacks)

@@ -95,7 +95,7 @@ class Claim:
         return [(delivery, events[delivery.event_id]) for delivery in leased], upcoming
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Attempted:
     """The op that writes an attempt and its decision: one guarded write; under a stale lease it changes nothing."""
 

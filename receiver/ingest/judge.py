@@ -57,7 +57,7 @@ class Polling:
         return now + wait * (1 + self.jitter * draw)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Judgement:
     """What one observation makes of a task.
 

@@ -33,7 +33,7 @@ WAKE_SPACING = timedelta(seconds=5)
 """A GET on a callback URL wakes the poller at most this often (contract 4.1)."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Callback:
     """The op of one callback. Its answer comes after the commit.
 

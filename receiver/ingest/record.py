@@ -56,7 +56,7 @@ class Rulebook:
     confirm: Confirm = "odd"
 
 
-@dataclass
+@dataclass(slots=True)
 class Recorded:
     """What an op changed, for those who act after the commit.
 

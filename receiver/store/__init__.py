@@ -73,7 +73,7 @@ class Store:
             StoreUnavailable: it was not committed.
             ReceiverError: what the op itself raised.
         """
-        return await asyncio.shield(self.writer.run(op))
+        return await self.writer.run(op)
 
     async def read(self, question: Callable[[Connection], T]) -> T:
         """Ask on a reader's connection.

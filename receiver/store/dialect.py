@@ -29,6 +29,7 @@ BUSY_FOR_MS = 5_000
 """How long a statement waits for another process's lock."""
 
 _PRAGMAS = (
+    "PRAGMA page_size=8192",  # for a new file: an event with its envelope fills half of a smaller page
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
     f"PRAGMA busy_timeout={BUSY_FOR_MS}",

@@ -63,32 +63,26 @@ class Rows(Generic[R]):
         update: every column but the keys, by key; parameters by `encode_update`.
     """
 
-    def __init__(self, struct: type[R], table: Table, core: CoreDialect) -> None:
-        """Prepare the two statements of `table`, whose columns must be the fields of `struct`."""
+    def __init__(
+        self, struct: type[R], table: Table, core: CoreDialect, *, born: frozenset[str] = frozenset()
+    ) -> None:
+        """Prepare the two statements of `table`, whose columns must be the fields of `struct`.
+
+        `born` names those that never change after birth.
+        """
         fields = struct.__struct_fields__
         self.struct = struct
         self.columns = [table.c[name] for name in fields]
         keys = [column.name for column in table.primary_key]
         self.insert = Prepared(table.insert().values({name: bindparam(name) for name in fields}), core)
-        changed: dict[str, Any] = {name: bindparam(f"{name}_") for name in fields if name not in keys}
+        changed: dict[str, Any] = {name: bindparam(f"{name}_") for name in fields if name not in keys and name not in born}
         update = table.update().values(changed)
         for key in keys:
             update = update.where(table.c[key] == bindparam(f"{key}_"))
         self.update = Prepared(update, core)
-        self._times = [i for i, column in enumerate(self.columns) if _is_time(column)]
-        self._flags = [i for i, column in enumerate(self.columns) if isinstance(column.type, Boolean)]
+        self.decode = _decoder(struct, self.columns)
         self.encode = _encoder(self.insert.order, table)
         self.encode_update = _encoder([name.removesuffix("_") for name in self.update.order], table)
-
-    def decode(self, row: Sequence[Any]) -> R:
-        """The record of a row selected as `columns`."""
-        cells = list(row)
-        for i in self._times:
-            if cells[i] is not None:
-                cells[i] = from_ms(cells[i])
-        for i in self._flags:
-            cells[i] = bool(cells[i])
-        return self.struct(*cells)
 
     def decode_all(self, rows: Iterable[Sequence[Any]]) -> list[R]:
         """The records of many rows."""
@@ -99,6 +93,23 @@ def _is_time(column: Any) -> bool:
     return isinstance(column.type, BigInteger) and (column.name == "at" or column.name.endswith(("_at", "_until")))
 
 
+def _decoder(struct: type[R], columns: Sequence[Any]) -> Callable[[Sequence[Any]], R]:
+    """The record of a row selected as `columns`."""
+    times = [i for i, column in enumerate(columns) if _is_time(column)]
+    flags = [i for i, column in enumerate(columns) if isinstance(column.type, Boolean)]
+
+    def decode(row: Sequence[Any]) -> R:
+        cells = list(row)
+        for i in times:
+            if (ms := cells[i]) is not None:
+                cells[i] = _EPOCH + timedelta(0, 0, 0, ms)
+        for i in flags:
+            cells[i] = cells[i] == 1
+        return struct(*cells)
+
+    return decode
+
+
 def _encoder(order: Sequence[str], table: Table) -> Callable[[Any], Sequence[Any]]:
     get = attrgetter(*order)
     times = [i for i, name in enumerate(order) if _is_time(table.c[name])]
@@ -106,8 +117,8 @@ def _encoder(order: Sequence[str], table: Table) -> Callable[[Any], Sequence[Any
     def encode(record: Any) -> Sequence[Any]:
         cells = list(get(record))
         for i in times:
-            if cells[i] is not None:
-                cells[i] = (cells[i] - _EPOCH) // _MS
+            if (at := cells[i]) is not None:
+                cells[i] = (at - _EPOCH) // _MS
         return cells
 
     return encode

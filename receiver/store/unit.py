@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from receiver.store.dialect import Dialect
 
 
+BORN = frozenset({"route", "created_at", "input_json", "metadata_json", "only_json", "callback_expires_at"})
+"""What never changes of a task."""
+
+
 class Statements:
     """The fixed statements of the hot path, compiled once for an engine."""
 
@@ -26,7 +30,7 @@ class Statements:
         """Compile them."""
         core = dialect.core
         self.dialect = dialect
-        self.tasks = Rows(records.Task, schema.tasks, core)
+        self.tasks = Rows(records.Task, schema.tasks, core, born=BORN)
         self.inbox = Rows(records.Inbox, schema.inbox, core)
         self.events = Rows(records.Event, schema.events, core)
         self.deliveries = Rows(records.Delivery, schema.deliveries, core)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
@@ -33,6 +34,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 MAX_BATCH = 512
 """Ops in one transaction: past this the gain is small and the wait of the first grows."""
+GATHER_FOR = 0.01
+"""Seconds that a batch is left to gather at most."""
+GATHER_STEP = 0.001
 MAX_WAITING = 20_000
 """Ops that may wait; past this new ones are refused, so memory is bounded when the disk stands still."""
 
@@ -85,6 +89,7 @@ class Writer:
         self.failure: str | None = None
         """Why the last transaction failed; None once one has succeeded since."""
         self.commits = 0
+        self._crowd = 0
 
     def start(self) -> None:
         """Begin to take ops."""
@@ -118,6 +123,7 @@ class Writer:
             first = self._queue.get()
             if first is None:
                 return
+            self._let_gather()
             batch, last = [first], False
             while len(batch) < MAX_BATCH:
                 try:
@@ -128,8 +134,23 @@ class Writer:
                     last = True
                     break
                 batch.append(waiting)
+            self._crowd = len(batch)
             self._settle(batch)
             if last:
+                return
+
+    def _let_gather(self) -> None:
+        """Wait for those who were woken last to come back, as long as some do.
+
+        Whoever was answered together asks again at about the same time; a commit begun with the first of them would
+        leave the others to the next one, and a commit for four costs each twice what one for thirty does. Alone (the
+        last batch was of one) nobody is waited for.
+        """
+        size, ends = self._queue.qsize() + 1, time.perf_counter() + GATHER_FOR
+        while 1 < self._crowd > size and time.perf_counter() < ends:
+            time.sleep(GATHER_STEP)
+            before, size = size, self._queue.qsize() + 1
+            if size == before:
                 return
 
     def _settle(self, batch: list[_Waiting[Any]]) -> None:

@@ -54,8 +54,9 @@ class CallbackDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send, rest: str) -> None:
         """Answer one request; `rest` is what follows `/callbacks/`."""
         method: str = scope["method"]
+        now = self.clock()
         try:
-            task_id = signing.read(self.signing_keys, rest.partition("/")[0], now=self.clock())
+            task_id = signing.read(self.signing_keys, rest.partition("/")[0], now=now)
         except TokenError as error:
             await self._refuse(scope, send, error.flaw)
             return
