@@ -55,7 +55,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 # -- indexes -----------------------------------------------------------------------------------------------------------
 
 
-def statements(store: Store) -> dict[str, Prepared]:
+def statements(store: Store) -> dict[str, Prepared | Update]:
     """Every prepared statement of the store, by the room that holds it and its name."""
     found = {}
     for room in (store.tasks, store.deliveries, store.events, store.prune, store._statements):
@@ -65,7 +65,8 @@ def statements(store: Store) -> dict[str, Prepared]:
                 if hasattr(one, "sql"):
                     found[f"{type(room).__name__}.{name}{n or ''}"] = one
                 elif isinstance(one, Rows):
-                    found[f"{type(room).__name__}.{name}.update"] = one.update
+                    columns = tuple(field for field in one._fields if field not in one._keys)
+                    found[f"{type(room).__name__}.{name}.update"] = one._compile(columns)
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy import BigInteger, Boolean, Table, bindparam
@@ -51,6 +51,13 @@ class Prepared:
         return tuple([_cell(named[name]) if name in named else self._fixed[name] for name in self.order])
 
 
+class Update(NamedTuple):
+    """An UPDATE of some columns, and how a record becomes its parameters."""
+
+    sql: str
+    encode: Callable[[Any], Sequence[Any]]
+
+
 def _cell(value: Any) -> Any:
     return to_ms(value) if isinstance(value, datetime) else value
 
@@ -59,30 +66,44 @@ class Rows(Generic[R]):
     """One table's rows as records of one struct.
 
     Attributes:
+        columns: to select; `decode` makes a record of a row of them.
         insert: one row; parameters by `encode`.
-        update: every column but the keys, by key; parameters by `encode_update`.
     """
 
-    def __init__(
-        self, struct: type[R], table: Table, core: CoreDialect, *, born: frozenset[str] = frozenset()
-    ) -> None:
-        """Prepare the two statements of `table`, whose columns must be the fields of `struct`.
-
-        `born` names those that never change after birth.
-        """
-        fields = struct.__struct_fields__
-        self.struct = struct
-        self.columns = [table.c[name] for name in fields]
-        keys = [column.name for column in table.primary_key]
-        self.insert = Prepared(table.insert().values({name: bindparam(name) for name in fields}), core)
-        changed: dict[str, Any] = {name: bindparam(f"{name}_") for name in fields if name not in keys and name not in born}
-        update = table.update().values(changed)
-        for key in keys:
-            update = update.where(table.c[key] == bindparam(f"{key}_"))
-        self.update = Prepared(update, core)
+    def __init__(self, struct: type[R], table: Table, core: CoreDialect) -> None:
+        """Prepare the statements of `table`, whose columns must be the fields of `struct`."""
+        self._table, self._core = table, core
+        self._fields = struct.__struct_fields__
+        self._keys = tuple(column.name for column in table.primary_key)
+        self.columns = [table.c[name] for name in self._fields]
+        self.insert = Prepared(table.insert().values({name: bindparam(name) for name in self._fields}), core)
         self.decode = _decoder(struct, self.columns)
         self.encode = _encoder(self.insert.order, table)
-        self.encode_update = _encoder([name.removesuffix("_") for name in self.update.order], table)
+        self._updates: dict[tuple[str, ...], Update] = {}
+
+    def update(self, before: R, after: R) -> Update:
+        """The statement that writes what has changed of a row, and no other column.
+
+        An engine takes a row out of an index and puts it back for every index whose column is named, changed or not;
+        there are few different sets of changes, so each is compiled once.
+        """
+        old, new = msgspec.structs.astuple(before), msgspec.structs.astuple(after)
+        changed = (
+            tuple([name for name, was, now in zip(self._fields, old, new, strict=True) if was is not now]) or self._keys
+        )
+        found = self._updates.get(changed)
+        if found is None:
+            found = self._updates[changed] = self._compile(changed)
+        return found
+
+    def _compile(self, changed: tuple[str, ...]) -> Update:
+        # A key never changes: a row whose object is new and equal in all is written as it is.
+        values: dict[str, Any] = {name: bindparam(f"{name}_") for name in changed}
+        update = self._table.update().values(values)
+        for key in self._keys:
+            update = update.where(self._table.c[key] == bindparam(f"{key}_"))
+        prepared = Prepared(update, self._core)
+        return Update(prepared.sql, _encoder([name.removesuffix("_") for name in prepared.order], self._table))
 
     def decode_all(self, rows: Iterable[Sequence[Any]]) -> list[R]:
         """The records of many rows."""

@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, select
 
 from receiver import records
 from receiver.store import schema
-from receiver.store.rows import Prepared, Rows
+from receiver.store.rows import Prepared, Rows, Update
 
 if TYPE_CHECKING:
     import sqlite3
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from receiver.store.dialect import Dialect
 
 
-BORN = frozenset({"route", "created_at", "input_json", "metadata_json", "only_json", "callback_expires_at"})
-"""What never changes of a task."""
-
-
 class Statements:
     """The fixed statements of the hot path, compiled once for an engine."""
 
@@ -30,7 +26,7 @@ class Statements:
         """Compile them."""
         core = dialect.core
         self.dialect = dialect
-        self.tasks = Rows(records.Task, schema.tasks, core, born=BORN)
+        self.tasks = Rows(records.Task, schema.tasks, core)
         self.inbox = Rows(records.Inbox, schema.inbox, core)
         self.events = Rows(records.Event, schema.events, core)
         self.deliveries = Rows(records.Delivery, schema.deliveries, core)
@@ -73,9 +69,9 @@ class Unit:
         self._tasks: dict[str, Task | None] = {}
         self._deliveries: dict[str, Delivery | None] = {}
         self._new_tasks: dict[str, Task] = {}
-        self._changed_tasks: dict[str, Task] = {}
+        self._changed_tasks: dict[str, tuple[Task, Task]] = {}
         self._new_deliveries: dict[str, Delivery] = {}
-        self._changed_deliveries: dict[str, Delivery] = {}
+        self._changed_deliveries: dict[str, tuple[Delivery, Delivery]] = {}
         self._inbox: list[Inbox] = []
         self._digests: set[tuple[str, str, bytes]] = set()
         self._events: list[Event] = []
@@ -122,8 +118,12 @@ class Unit:
     def put_task(self, task: Task) -> None:
         """Stage a task's new state."""
         self.changes += 1
+        if task.id in self._new_tasks:
+            self._new_tasks[task.id] = task
+        elif (before := self.task(task.id)) is not None:
+            staged = self._changed_tasks.get(task.id)
+            self._changed_tasks[task.id] = (staged[0] if staged else before, task)
         self._tasks[task.id] = task
-        (self._new_tasks if task.id in self._new_tasks else self._changed_tasks)[task.id] = task
 
     def add_payload(self, task_id: TaskId, body: bytes) -> None:
         """Keep the whole body of a submission until it is decided."""
@@ -185,9 +185,12 @@ class Unit:
     def put_delivery(self, delivery: Delivery) -> None:
         """Stage a delivery's new state."""
         self.changes += 1
+        if delivery.id in self._new_deliveries:
+            self._new_deliveries[delivery.id] = delivery
+        elif (before := self.delivery(delivery.id)) is not None:
+            staged = self._changed_deliveries.get(delivery.id)
+            self._changed_deliveries[delivery.id] = (staged[0] if staged else before, delivery)
         self._deliveries[delivery.id] = delivery
-        new = delivery.id in self._new_deliveries
-        (self._new_deliveries if new else self._changed_deliveries)[delivery.id] = delivery
 
     def add_attempt(self, attempt: Attempt) -> None:
         """Stage an attempt."""
@@ -225,11 +228,11 @@ class Unit:
         """Write what is staged: one executemany a table and kind."""
         s = self._statements
         self._write(s.tasks.insert.sql, s.tasks.encode, self._new_tasks)
-        self._write(s.tasks.update.sql, s.tasks.encode_update, self._changed_tasks)
+        self._update(s.tasks, self._changed_tasks)
         self._write(s.inbox.insert.sql, s.inbox.encode, self._inbox)
         self._write(s.events.insert.sql, s.events.encode, self._events)
         self._write(s.deliveries.insert.sql, s.deliveries.encode, self._new_deliveries)
-        self._write(s.deliveries.update.sql, s.deliveries.encode_update, self._changed_deliveries)
+        self._update(s.deliveries, self._changed_deliveries)
         self._write(s.attempts.insert.sql, s.attempts.encode, self._attempts)
         self._write(s.refusals.insert.sql, s.refusals.encode, self._refusals)
         self._write(s.payload_add.sql, tuple, self._payloads)
@@ -240,3 +243,15 @@ class Unit:
             rows = staged.values() if isinstance(staged, dict) else staged
             self._connection.executemany(sql, [encode(row) for row in rows])
             staged.clear()
+
+    def _update(self, rows: Rows[Any], staged: dict[str, tuple[Any, Any]]) -> None:
+        """One executemany for each set of columns that changed; most of a batch changes the same."""
+        if not staged:
+            return
+        alike: dict[str, tuple[Update, list[Any]]] = {}
+        for before, after in staged.values():
+            update = rows.update(before, after)
+            alike.setdefault(update.sql, (update, []))[1].append(after)
+        for update, records_ in alike.values():
+            self._connection.executemany(update.sql, [update.encode(one) for one in records_])
+        staged.clear()
