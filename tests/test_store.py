@@ -18,7 +18,7 @@ from receiver.ids import AttemptId
 from receiver.records import Attempt, Inbox, Refusal, Task
 from receiver.store import schema
 from receiver.store.dialect import SQLite, open_dialect
-from receiver.store.rows import Rows, from_ms, to_ms
+from receiver.store.rows import Rows, Update, from_ms, to_ms
 from tests.rooms import (
     NOW,
     Do,
@@ -141,12 +141,9 @@ async def test_every_column_comes_back_as_it_went(store: Store) -> None:
     task = Task(**{**full, "state": "queued", "via": "poll", "metadata_json": "{}"})
     await put(store, task)
     assert asdict(await task_of(store, task.id)) == asdict(task)
-    changeable = {name.removesuffix("_") for name in store._statements.tasks.update.order} - {"id"}
-    blank = replace(task, **{name: value for name, value in asdict(a_task()).items() if name in changeable})
+    blank = replace(a_task(), id=task.id)
     await store.run(Do(lambda unit: unit.put_task(blank)))
     assert await task_of(store, task.id) == blank
-    born = {"route", "created_at", "input_json", "metadata_json", "only_json", "callback_expires_at", "prompt"}
-    assert changeable | born >= set(asdict(task)) - {"id"}  # whatever else may change is written
 
 
 def test_every_record_fits_its_table() -> None:
