@@ -19,6 +19,8 @@ from msgspec.structs import replace
 from receiver import ids, retry
 from receiver.errors import EgressError, StoreUnavailable
 from receiver.records import Attempt, Delivery, Event
+from receiver.retry import Result
+from receiver.wire import HttpRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,13 +30,15 @@ if TYPE_CHECKING:
     from receiver.egress import Egress
     from receiver.ids import DeliveryId, TaskId
     from receiver.logs import Logger
-    from receiver.retry import Decision, Result
+    from receiver.retry import Decision
     from receiver.store import Store, Unit
-    from receiver.wire import HttpRequest, HttpResponse
+    from receiver.wire import HttpResponse
 
 KEPT_BYTES = 16 * 1024
 """What is kept of an answer (contract 4.3)."""
 IDLE_FOR = 1.0
+STORE_RETRY_FOR = timedelta(seconds=0.5)
+"""Between tries to write what an attempt became."""
 HANDED_PER_SLOT = 4
 """Deliveries that may wait in memory for each slot of a lane; more stay in the store until there is room."""
 
@@ -339,28 +343,34 @@ class Deliverer:
     async def _flow(
         self, destination: Destination, event: Event, now: datetime
     ) -> tuple[HttpRequest, HttpResponse | None, Result]:
-        """Run the kind's generator: each request out, each answer in, until it returns what they mean."""
-        steps = destination.kind.flow(event, destination.options, now=now)
-        request = next(steps)
-        response: HttpResponse | None = None
-        while True:
-            try:
+        """Run the kind's generator: each request out, each answer in, until it returns what they mean.
+
+        A fault of ours is an attempt that failed: a delivery that only raised would come back for ever.
+        """
+        request, response = HttpRequest("", ""), None
+        try:
+            steps = destination.kind.flow(event, destination.options, now=now)
+            request = next(steps)
+            while True:
                 response = await self.egress.deliver(
                     request, timeout=destination.timeout, allow_private=destination.allow_private
                 )
-            except EgressError as error:
-                return request, None, retry.from_error(error)
-            try:
                 request = steps.send(response)
-            except StopIteration as done:
-                return request, response, done.value
+        except StopIteration as done:
+            return request, response, done.value
+        except EgressError as error:
+            return request, None, retry.from_error(error)
+        except Exception as error:  # noqa: BLE001 -- see above
+            self.log.error("delivery.failed", event_id=event.id, destination=destination.name, error=repr(error))
+            fault = f"a fault of the kind {destination.kind.name} ({type(error).__name__}); the log has more"
+            return request, None, Result("transient", fault)
 
     async def _write(
         self, delivery: Delivery, attempt: Attempt, decision: Decision, at: datetime, response: HttpResponse | None
     ) -> None:
         held, stored = False, False
         try:
-            held = await self.store.run(Attempted(delivery, attempt, decision, at))
+            held = await self._stored(Attempted(delivery, attempt, decision, at))
             stored = True
         finally:
             # One wide line for every attempt, also where the store was away: it was made all the same.
@@ -393,23 +403,37 @@ class Deliverer:
             lane.due_at = min(lane.due_at or decision.due_at, decision.due_at)
             self._wake.set()
 
+    async def _stored(self, op: Attempted) -> bool:
+        """Write, and again while the lease holds: what is not written is sent a second time."""
+        lease = op.delivery.leased_until
+        while True:
+            try:
+                return await self.store.run(op)
+            except StoreUnavailable:
+                if lease is None or self.clock() + STORE_RETRY_FOR >= lease:
+                    raise
+            await asyncio.sleep(STORE_RETRY_FOR.total_seconds())
+
     async def stop(self, seconds: float) -> None:
         """Start nothing new; attempts under way have `seconds` to finish; all that is leased then is given back."""
         self._stopping = True
         self._wake.set()
+        if self._trying:
+            await asyncio.wait(set(self._trying), timeout=seconds)
+        # Only now: commits that were under way when the stop began may have handed over more.
         back = [delivery for lane in self._lanes.values() for delivery, _ in lane.waiting]
         for lane in self._lanes.values():
             lane.waiting.clear()
-        if self._trying:
-            await asyncio.wait(set(self._trying), timeout=seconds)
         back += list(self._trying.values())
         unfinished = set(self._trying)
         for trying in unfinished:
             trying.cancel()
         if unfinished:
             await asyncio.wait(unfinished)
-        if back:
+        try:
             await self.store.run(HandBack(back, self.clock()))
+        except StoreUnavailable as error:  # the leases run out by themselves
+            self.log.error("deliver.store_unavailable", error=str(error))
 
 
 def _text(at: datetime | None) -> str | None:

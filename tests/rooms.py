@@ -262,3 +262,12 @@ async def one_batch(store: Store) -> AsyncIterator[None]:
     finally:
         go_on.set()
         await held
+
+
+async def until(holds: Callable[[], Any]) -> None:
+    """Wait until something is so; what never comes is a failure, not a sleep."""
+    async with asyncio.timeout(PATIENCE):
+        for _ in itertools.repeat(None):
+            if holds():
+                return
+            await asyncio.sleep(0.005)
