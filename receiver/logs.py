@@ -10,11 +10,14 @@ Configure first, then `get()`: a logger keeps the stream and level it was made w
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import json
 import logging
 import os
 import re
 import sys
+import threading
 import time
 import traceback
 from contextlib import suppress
@@ -221,12 +224,35 @@ def _harmless(value: Any, *, lines: bool) -> str:
     return "".join([char if char.isprintable() or (lines and char == "\n") else repr(char)[1:-1] for char in text])
 
 
-class _Out(structlog.BytesLogger):
-    """A BytesLogger whose stream may be gone (a closed pipe, a full disk): the work goes on without the line."""
+class _Out:
+    """The stream, written once for all lines of one turn of the event loop: a write a line costs more than the line.
+
+    Outside a loop a line is written at once. The stream may be gone (a closed pipe, a full disk): the work goes on
+    without the line.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lines: list[bytes] = []
+        self._lock = threading.Lock()
+        atexit.register(self.flush)
 
     def msg(self, message: bytes) -> None:
-        with suppress(OSError, ValueError):
-            super().msg(message)
+        self._lines.append(message)
+        loop = asyncio._get_running_loop()  # noqa: SLF001 -- asks without raising; asyncio documents it
+        if loop is None:
+            self.flush()
+        elif len(self._lines) == 1:
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self._lock, suppress(OSError, ValueError):
+            lines, self._lines = self._lines, []
+            if lines:
+                lines.append(b"")
+                self._stream.write(b"\n".join(lines))
+                self._stream.flush()
 
     log = debug = info = warn = warning = msg
     fatal = failure = err = error = critical = exception = msg
