@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -11,7 +12,8 @@ from pydantic import ValidationError
 
 from receiver.config.models import DESTINATION_SECRET_KEYS, SECRET_KEYS, SECTIONS, Config, Destination
 from receiver.config.show import effective, schema, template
-from receiver.config.sources import Raw, gather, suggestion
+from receiver.config.sources import Raw, gather
+from receiver.config.values import suggestion
 from receiver.destinations import KINDS
 from receiver.errors import ConfigError
 
@@ -60,16 +62,17 @@ def load_with_sources(
     parsed: dict[str, Any] = {}
     for name, table in tables.items():
         if name not in SECTIONS:
-            raw.complain((name,), f"there is no such section{suggestion(name, [*SECTIONS, 'destinations'])}")
+            homes = [f"{section}.{name}" for section, model in SECTIONS.items() if name in model.model_fields]
+            near = suggestion(name, [*SECTIONS, "destinations"]) or (f" (did you mean {homes[0]}?)" if homes else "")
+            raw.complain((name,), f"there is no such section{near}")
         elif not isinstance(table, dict):
             raw.complain((name,), f"a table is wanted: [{name}]")
         else:
-            parsed[name] = _section(raw, SECTIONS[name], table, (name,))
+            parsed[name] = _section(raw, SECTIONS[name], table, (name,)) or SECTIONS[name]()
     parsed["destinations"] = _destinations(raw)
-    if not raw.problems:
-        config = Config.model_construct(**{**{n: m() for n, m in SECTIONS.items()}, **parsed})
-        for place, reason in not_built(config):
-            raw.complain(place, reason)
+    config = Config.model_construct(**{**{n: m() for n, m in SECTIONS.items()}, **parsed})
+    for place, reason in not_built(config):
+        raw.complain(place, reason)
     if raw.problems:
         raise ConfigError(sorted(raw.problems, key=_by_line))
     return config, raw
@@ -143,6 +146,8 @@ def _other_names(raw: Raw, environ: Mapping[str, str], overrides: Mapping[str, A
     database = raw.tree["database"]
     if isinstance(database, dict):
         url = database.get("url", "sqlite:///receiver.db")
+        if "url" not in database:
+            raw.places["database", "url"] = "default"
         relative = isinstance(url, str) and url.startswith("sqlite:///") and not url.startswith("sqlite:////")
         if relative and raw.lines is not None and not url.startswith(("sqlite:///:", "sqlite:///?")) and url[10:]:
             database["url"] = f"sqlite:///{raw.folder / url[10:]}"
@@ -180,15 +185,18 @@ _WANTED: Final = {
 def _reason(one: ErrorDetails, path: tuple[str | int, ...], known: list[str], table: Any) -> str:
     """What is wrong, what was there, and what was probably meant. A secret's value is never repeated."""
     if one["type"] == "extra_forbidden":
-        return f"there is no such key{suggestion(str(path[-1]), known)}"
+        return f"there is no such key{suggestion(str(path[-1]), [name for name in known if name != 'options'])}"
     if path[-1] == "name" and one["type"] == "string_pattern_mismatch":
         words = "small letters, digits and - are wanted, 64 at most"
     else:
         words = _WANTED.get(one["type"]) or one["msg"].removeprefix("Value error, ")
         words = words.replace("Input should be", "wanted is")
     value = table.get(path[-1]) if isinstance(table, dict) else None
-    shown = isinstance(value, str | int | float) and not _is_secret(path) and str(value) not in words
-    return f"{words}, not {json.dumps(value)[:80]}" if shown else words
+    shown = isinstance(value, str | int | float) and not _is_secret(path) and f'"{value}"' not in words
+    if shown:
+        words += f", not {json.dumps(value, ensure_ascii=False)[:80]}"
+    near = suggestion(value, re.findall(r"'([^']+)'", words)) if isinstance(value, str) else ""
+    return words + near if one["type"] == "literal_error" else words
 
 
 def _is_secret(path: tuple[str | int, ...]) -> bool:
@@ -214,6 +222,8 @@ def _destinations(raw: Raw) -> tuple[Destination, ...]:
         kind = KINDS.get(str(table.get("kind")))
         options = None if kind is None else _options(raw, kind.options, own, path)
         if destination is None or options is None:
+            # Its number stays taken, so that what is said of the others names the right one.
+            found.append(Destination.model_construct(name="", kind=""))
             continue
         if destination.name in names:
             raw.complain(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, field_validator
 
 from receiver import routing, signing
-from receiver.config.values import RateText, Size, Span, SpanOrZero, duration, positive
+from receiver.config.values import RateText, Size, Span, SpanOrZero, duration, positive, suggestion
 from receiver.destinations import KINDS
 from receiver.errors import SecretError
 from receiver.upstream import ROUTES
@@ -22,14 +22,31 @@ SIGNING_KEY_CHARS = 32
 
 
 def _http_url(url: str) -> str:
-    parts = urlsplit(url)
+    parts = _url_parts(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("an absolute URL is wanted, beginning with https:// (or http://)")
     if parts.query or parts.fragment or "?" in url or "#" in url:
         raise ValueError("a query or fragment does not belong in a base URL")
     if re.search(r"[\s\x00-\x1f]", url):
         raise ValueError("a URL has no spaces")
+    if "@" in parts.netloc:
+        raise ValueError("user and password do not belong in this URL")
     return url.rstrip("/")
+
+
+def _url_parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # its words may repeat a password
+        raise ValueError("this is no URL: its host or port cannot be read") from None
+    return parts
+
+
+def _host(host: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?", host):
+        raise ValueError('an address or a name to listen on is wanted, such as "127.0.0.1", "0.0.0.0" or "::"')
+    return host
 
 
 def _secrets(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -62,7 +79,9 @@ def _sqlite_or_postgres(url: str) -> str:
         raise ValueError(
             '"sqlite:///receiver.db" (relative), "sqlite:////var/lib/receiver.db" or "postgresql://…" is wanted'
         )
-    path = url.removeprefix("sqlite:///").partition("?")[0]
+    path, _, query = url.removeprefix("sqlite:///").partition("?")
+    if query not in {"", "ephemeral=ok"}:
+        raise ValueError("the only thing that can follow a ? here is ephemeral=ok")
     if path in {"", ":memory:"}:
         raise ValueError("a database in memory would lose what was acknowledged; name a file")
     return url
@@ -87,7 +106,7 @@ class Server(Section):
     """Where this program listens, and under which URL it is reached."""
 
     public_url: HttpUrl | None = None
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(_host)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     rate_per_key: RateText | None = None
     max_submission: Size = 48 * 1024**2
@@ -96,17 +115,19 @@ class Server(Section):
 class Database(Section):
     """Where everything durable is."""
 
-    url: Annotated[str, AfterValidator(_sqlite_or_postgres)] = "sqlite:///receiver.db"
+    url: Annotated[str, AfterValidator(_sqlite_or_postgres)] = Field("sqlite:///receiver.db", repr=False)
     migrate: bool = True
 
 
 class Security(Section):
     """Keys, oldest first; the last signs, all verify."""
 
-    signing_keys: Annotated[tuple[str, ...], Strict(strict=False), AfterValidator(_signing_keys)] = ()
-    api_keys: Annotated[tuple[str, ...], Strict(strict=False), AfterValidator(_api_keys)] = ()
+    signing_keys: Annotated[tuple[str, ...], Strict(strict=False), AfterValidator(_signing_keys)] = Field(
+        (), repr=False
+    )
+    api_keys: Annotated[tuple[str, ...], Strict(strict=False), AfterValidator(_api_keys)] = Field((), repr=False)
     callback_ttl: Span = positive("48h")
-    callback_secrets: Secrets = ()
+    callback_secrets: Secrets = Field((), repr=False)
     allow_private_callbacks: bool = False
 
 
@@ -114,7 +135,7 @@ class Upstream(Section):
     """The video API, and how submissions go there."""
 
     base_url: HttpUrl = "https://api.cometapi.com"
-    api_key: Annotated[str, Field(min_length=1)] | None = None
+    api_key: Annotated[str, Field(min_length=1)] | None = Field(None, repr=False)
     runway_version: str = "2024-11-06"
     timeout: Span = positive("30s")
     max_concurrency: Whole = 8
@@ -200,7 +221,7 @@ class Destination(Section):
     timeout: Span | None = None
     circuit_failures: Whole | None = None
     circuit_pause: Span | None = None
-    options: Any = Field(default=None, exclude=True)
+    options: Any = Field(default=None, exclude=True, repr=False)
 
     @field_validator("kind")
     @classmethod
@@ -208,7 +229,8 @@ class Destination(Section):
         if kind in PLANNED_KINDS:
             raise ValueError(f'"{kind}" is not built yet in this release (built: {", ".join(KINDS)})')
         if kind not in KINDS:
-            raise ValueError(f'there is no kind "{kind}"; there are {", ".join((*KINDS, *PLANNED_KINDS))}')
+            known = (*KINDS, *PLANNED_KINDS)
+            raise ValueError(f'there is no kind "{kind}"{suggestion(kind, known) or "; there are " + ", ".join(known)}')
         return kind
 
     @field_validator("events")
@@ -217,8 +239,9 @@ class Destination(Section):
         for pattern in events or ():
             types = routing.types_of(pattern)
             if not types:
-                known = ", ".join(sorted(routing.EVENT_TYPES - routing.OPERATOR_EVENTS))
-                raise ValueError(f'no event is called "{pattern}"; there are {known}, and "task.*"')
+                known = (*sorted(routing.EVENT_TYPES), "task.*")
+                near = suggestion(pattern, known) or f"; there are {', '.join(known)}"
+                raise ValueError(f'no event is called "{pattern}"{near}')
             if types & routing.OPERATOR_EVENTS:
                 raise ValueError(f'"{pattern}" is not built yet in this release (operator events)')
         return events
@@ -228,8 +251,15 @@ class Destination(Section):
     def _are_routes(cls, routes: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for route in routes or ():
             if route not in ROUTES:
-                raise ValueError(f'there is no route "{route}"; there are {", ".join(ROUTES)}')
+                near = suggestion(route, ROUTES) or f"; there are {', '.join(ROUTES)}"
+                raise ValueError(f'there is no route "{route}"{near}')
         return routes
+
+    @field_validator("match", mode="before")
+    @classmethod
+    def _is_flat(cls, match: Any) -> Any:
+        """`{ metadata.team = "vfx" }` without quotes is a table in a table to TOML; the same is meant."""
+        return _flat(match) if isinstance(match, dict) else match
 
     @field_validator("match")
     @classmethod
@@ -239,6 +269,14 @@ class Destination(Section):
             if not path or not all(isinstance(one, str | int | float | bool) for one in values) or not values:
                 raise ValueError(f'"{path}": a value or a list of values (text, numbers, true, false) is wanted')
         return match
+
+
+def _flat(table: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = _flat(value) if isinstance(value, dict) and value else None
+        found |= {key: value} if inner is None else {f"{key}.{name}": one for name, one in inner.items()}
+    return found
 
 
 class Config(Section):

@@ -33,7 +33,8 @@ def effective(config: Config, raw: Raw) -> list[tuple[str, Any, str]]:
 def _masked(name: str, value: Any) -> Any:
     if name in SECRET_KEYS:
         return [MASK for _ in value] if isinstance(value, list) else value and MASK
-    return masked_url(value) if name.endswith("url") and isinstance(value, str) and "://" in value else value
+    is_url = name.endswith("url") and isinstance(value, str) and not value.startswith("sqlite:")
+    return masked_url(value) if is_url and "://" in value else value
 
 
 def _destination_masked(key: str, value: Any) -> Any:

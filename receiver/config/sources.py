@@ -1,13 +1,12 @@
 """From file and environment to one tree of raw values, each with the place it came from. No value is judged here.
 
 Order, later wins: the defaults, the file, `RECEIVER_<SECTION>__<KEY>`. A key may be given as `<key>_file`: the name of
-a file that holds the secret. `${NAME}` and `${NAME:-default}` inside strings come from the environment; `$${` is a plain
-`${`.
+a file that holds the secret. `${NAME}` and `${NAME:-default}` inside strings come from the environment; `$${` is a
+plain `${`.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -17,17 +16,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from receiver.config.lines import Lines
 from receiver.config.models import DESTINATION_SECRET_KEYS, SECRET_KEYS, SECTIONS
+from receiver.config.values import suggestion
 from receiver.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from receiver.config.lines import Path as KeyPath
 
 PREFIX: Final = "RECEIVER_"
 OTHER_NAMES: Final = frozenset({"RECEIVER_CONFIG", "RECEIVER_URL", "RECEIVER_API_KEY"})
 """Variables with our prefix that are no keys of the configuration."""
-_REFERENCE: Final = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_REFERENCE: Final = re.compile(r"\$(\$)?\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
 
 
 @dataclass
@@ -40,6 +40,7 @@ class Raw:
     folder: Path = field(default_factory=Path)
     file: str = ""
     lines: Lines | None = None
+    spoiled: set[KeyPath] = field(default_factory=set)
 
     def place(self, path: KeyPath) -> str:
         """Where a key was set: `config.toml:12`, or a variable's name."""
@@ -49,9 +50,22 @@ class Raw:
         return f"{self.file}:{self.lines.of(path)}" if self.lines else "configuration"
 
     def complain(self, path: KeyPath, reason: str) -> None:
-        """Note a mistake at a key."""
+        """Note a mistake at a key, unless one was noted there already by `spoil`."""
+        if any(path[: len(one)] == one or one[: len(path)] == path for one in self.spoiled):
+            return
+        for end in range(len(path), 0, -1):
+            place = self.places.get(path[:end], "")
+            if place.startswith("environment "):
+                rest = dotted((place.removeprefix("environment "), *path[end:]))
+                self.problems.append(f"environment: {rest}: {reason}")
+                return
         name = dotted(path)
         self.problems.append(f"{self.place(path)}: {name}: {reason}" if name else f"{self.place(path)}: {reason}")
+
+    def spoil(self, path: KeyPath, reason: str) -> None:
+        """Note a mistake that leaves no value to judge: whatever else is found there would follow from it."""
+        self.complain(path, reason)
+        self.spoiled.add(path)
 
 
 def dotted(path: KeyPath) -> str:
@@ -60,12 +74,6 @@ def dotted(path: KeyPath) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
-
-
-def suggestion(word: str, known: list[str]) -> str:
-    """` (did you mean …?)`, where something known is near."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def gather(path: Path | None, environ: Mapping[str, str]) -> Raw:
@@ -85,17 +93,23 @@ def gather(path: Path | None, environ: Mapping[str, str]) -> Raw:
 
 def _read_file(raw: Raw, path: Path) -> None:
     raw.file, raw.folder = str(path), path.resolve().parent
+    data = b""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: it is not UTF-8: {error.reason} at byte {error.start}"]) from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}:{line}: it is not UTF-8 ({error.reason}); save it as UTF-8"]) from None
     except OSError as error:
         raise ConfigError([f"{path}: it cannot be read: {error.strerror}"]) from None
     try:
-        raw.tree = tomllib.loads(text.replace("\r\n", "\n"))
+        raw.tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"line (\d+)", str(error))
-        raise ConfigError([f"{path}:{found[1] if found else 1}: it is not TOML: {error}"]) from None
+        line = int(found[1]) if found else text.rstrip().count("\n") + 1  # "at end of document"
+        raise ConfigError([f"{path}:{line}: it is not TOML: {error}"]) from None
+    except (ValueError, RecursionError):  # what the standard library lets out
+        raise ConfigError([f"{path}: it is not TOML: a number is far too long, or lists are nested too deep"]) from None
     raw.lines = Lines(text)
 
 
@@ -106,10 +120,14 @@ def _read_environment(raw: Raw, environ: Mapping[str, str]) -> None:
         if not name.startswith(PREFIX) or name in OTHER_NAMES:
             continue
         if name not in known:
-            if "__" in name:
-                raw.problems.append(f"environment: {name}: no such key{suggestion(name, list(known))}")
+            _complain_of_name(raw, name, environ[name], known)
             continue
         section, key = known[name]
+        if key.endswith("_file") and name.removesuffix("_FILE") in environ:
+            raw.problems.append(
+                f"environment: {name}: {name.removesuffix('_FILE')} is given too; one of them is enough"
+            )
+            continue
         path: KeyPath = (section, key) if key else (section,)
         raw.places[path] = f"environment {name}"
         value = _typed(section, key, environ[name])
@@ -119,8 +137,19 @@ def _read_environment(raw: Raw, environ: Mapping[str, str]) -> None:
                 table.pop(f"{key}_file", None)
                 table.pop(key.removesuffix("_file"), None)
                 table[key] = value
+                if value == "" and not key.endswith("_file") and SECTIONS[section].model_fields[key].default is None:
+                    del table[key]  # an empty variable unsets what may be unset
         else:
             raw.tree[section] = value
+
+
+def _complain_of_name(raw: Raw, name: str, value: str, known: Iterable[str]) -> None:
+    """A variable that is ours by its name, but no key. What Kubernetes sets for a service called `receiver` is not."""
+    single = {one.replace("__", "_"): one for one in known}
+    if "__" in name or name == "RECEIVER_DESTINATION":
+        raw.problems.append(f"environment: {name}: there is no such key{suggestion(name, known)}")
+    elif name in single and "://" not in value:
+        raw.problems.append(f"environment: {name}: it is not read (did you mean {single[name]}, with two underscores?)")
 
 
 def _keys() -> list[tuple[str, str]]:
@@ -140,9 +169,11 @@ def _typed(section: str, key: str, text: str) -> Any:
             and "float" not in annotation
         ):
             return text
+        if "bool" in annotation:
+            return {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower(), text)
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -151,24 +182,39 @@ def _interpolated(raw: Raw, value: Any, path: KeyPath, environ: Mapping[str, str
         found = {key: _interpolated(raw, member, (*path, key), environ) for key, member in value.items()}
         return {key: member for key, member in found.items() if member is not _NOTHING}
     if isinstance(value, list):
-        return [_interpolated(raw, member, (*path, number), environ) for number, member in enumerate(value)]
+        members = [_interpolated(raw, member, (*path, number), environ) for number, member in enumerate(value)]
+        return [member for member in members if member is not _NOTHING]
     if not isinstance(value, str) or "${" not in value:
         return value
+    text = _replaced(raw, value, path, environ)
+    if text is _NOTHING or len(path) != 2:  # noqa: PLR2004 -- a section's key
+        return text
+    section, key = str(path[0]), str(path[1])
+    is_key = section in SECTIONS and key in SECTIONS[section].model_fields
+    return _typed(section, key, text) if is_key else text
+
+
+def _replaced(raw: Raw, value: str, path: KeyPath, environ: Mapping[str, str]) -> Any:
+    """A string with its references replaced; `_NOTHING` where there is no value to judge."""
     if path == ("upstream", "api_key") and value == "${COMETAPI_KEY}" and not environ.get("COMETAPI_KEY"):
         return _NOTHING  # contract 3: then $COMETAPI_API_KEY is asked
 
     def replace(found: re.Match[str]) -> str:
         if found[1]:
             return found[0][1:]
-        set_to = environ.get(found[2], found[3])
-        if set_to is None:
-            raw.complain(path, f"the environment variable {found[2]} is not set")
+        if found[2] is None:
+            flaws.append("${ begins the name of an environment variable, ${NAME}; write $${ for these two characters")
             return ""
-        return set_to
+        set_to = environ.get(found[2]) or found[3]  # as in a shell, :- is for the empty one too
+        if set_to is None and found[2] not in environ:
+            flaws.append(f"the environment variable {found[2]} is not set")
+        return set_to or ""
 
-    before = len(raw.problems)
+    flaws: list[str] = []
     text = _REFERENCE.sub(replace, value)
-    return _NOTHING if len(raw.problems) > before else text
+    for flaw in flaws[:1]:
+        raw.spoil(path, flaw)
+    return _NOTHING if flaws else text
 
 
 _NOTHING: Final = object()
@@ -191,13 +237,14 @@ def _read_secret_file(raw: Raw, table: Any, around: KeyPath, key: str, *, is_lis
     given = table.pop(f"{key}_file")
     if key in table:
         raw.complain(path, f"{key} is given too; one of them is enough")
+        raw.spoiled.add((*around, key))
         return
     if not isinstance(given, str):
         raw.complain(path, "the name of a file is wanted")
         return
     try:
-        text = (raw.folder / given).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = (raw.folder / given).read_text("utf-8-sig")
+    except (OSError, ValueError) as error:  # not UTF-8, or a name with a NUL in it
         raw.complain(path, f"the file cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}")
         return
     secrets = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -31,6 +35,12 @@ class Rate:
     def __str__(self) -> str:
         unit = {1: "s", 60: "m", 3600: "h"}[int(self.per.total_seconds())]
         return f"{self.count:g}/{unit}"
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """` (did you mean …?)`, where something known is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def duration(value: Any) -> timedelta:
