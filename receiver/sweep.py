@@ -36,6 +36,8 @@ STEP = 200
 KEPT_REFUSALS = 1000
 HOMELESS_FOR = timedelta(hours=24)
 """How long a delivery waits for its destination to come back into the config (contract section 5)."""
+EVICT_EVERY = timedelta(minutes=1)
+"""Looking for them reads the index of all that is pending."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,7 @@ class Disown:
         into = [Recorded(task) for task in gone]
         for task, recorded in zip(gone, into, strict=True):
             ambiguous(unit, task, self.rules, self.now, recorded)
-            if recorded.task.state != "ambiguous" or recorded.task.upstream_id is not None:
-                unit.drop_payload(task.id)
+            unit.drop_payload(task.id)
         return into
 
 
@@ -196,6 +197,7 @@ class Sweeper:
     wake_deliver: Callable[[], None]
     every: float = 1.0
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _evicted_at: datetime | None = None
 
     async def recover(self) -> None:
         """At start, where no other process can work on this database: every lease in it is a dead one's."""
@@ -226,7 +228,20 @@ class Sweeper:
         self._told(rescued)
         disowned = await self.store.run(Disown(self.store, now, self.rules))
         self._tell(disowned)
-        for delivery in await self.store.run(Evict(self.store, self.destinations, now)):
+        if self._evicted_at is None or now - self._evicted_at >= EVICT_EVERY:
+            await self._evict(now)
+        pruned = await self.store.run(Prune(self.store, now - self.keep_for))
+        if pruned:
+            self.log.info("tasks.pruned", count=pruned)
+        refused = self.refusals.drain()
+        if refused:
+            await self.store.run(NoteRefusals(self.store, refused))
+        return STEP in {len(rescued), len(disowned), pruned}
+
+    async def _evict(self, now: datetime) -> None:
+        gone = await self.store.run(Evict(self.store, self.destinations, now))
+        self._evicted_at = now if len(gone) < STEP else None
+        for delivery in gone:
             self.log.warning(
                 "delivery.cancelled",
                 task_id=delivery.task_id,
@@ -235,13 +250,6 @@ class Sweeper:
                 destination=delivery.destination,
                 reason="its destination has left the config",
             )
-        pruned = await self.store.run(Prune(self.store, now - self.keep_for))
-        if pruned:
-            self.log.info("tasks.pruned", count=pruned)
-        refused = self.refusals.drain()
-        if refused:
-            await self.store.run(NoteRefusals(self.store, refused))
-        return STEP in {len(rescued), len(disowned), pruned}
 
     def _told(self, rescued: list[Delivery]) -> None:
         for delivery in rescued:
