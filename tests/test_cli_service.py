@@ -147,7 +147,8 @@ def test_a_missing_member_is_a_matter_of_usage(at: World) -> None:
     """2, and the member is named; nothing is kept."""
     ended = ask(at, "submit", PRO, "--prompt", "without a video")
     assert ended.returncode == 2
-    assert "video" in ended.stderr
+    assert "input lacks video" in ended.stderr
+    assert "--video sets video" in ended.stderr
     listed = json.loads(ask(at, "tasks", "list", "--json").stdout)["data"]
     assert "without a video" not in [task["input"]["prompt"] for task in listed if "prompt" in task["input"]]
 

@@ -113,12 +113,12 @@ def state(name: str) -> Text:
 
 
 def table(*columns: str) -> Table:
-    """An empty table without lines around it."""
+    """An empty table without lines around it; where it is too wide, its last column is folded."""
     from rich.table import Table
 
-    made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
-        made.add_column(name, no_wrap=name == "ID", overflow="fold")
+        made.add_column(name, no_wrap=name != columns[-1], overflow="fold")
     return made
 
 
@@ -178,4 +178,6 @@ def report(error: ReceiverError) -> int:
         hint(f"The task is kept as `rejected`: receiver tasks show {problem['task_id']}")
     if (kind or error.code) in _HINTS:
         hint(_HINTS[kind or error.code])
+    for note in getattr(error, "__notes__", ()):
+        hint(note)
     return _PROBLEM_CODES.get(kind, FAILED) if problem else _CODES.get(error.code, FAILED)

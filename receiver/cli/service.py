@@ -223,10 +223,10 @@ def show_config(*, json: JsonOption = False, config: ConfigOption = None) -> Non
     if json:
         output.document({key: {"value": value, "source": source} for key, value, source in values})
         return
-    table = output.table("KEY", "VALUE", "SET BY")
+    table = output.table("KEY", "SET BY", "VALUE")
     for key, value, source in values:
         shown = "" if value is None else output.clean(jsons.dumps(value, ensure_ascii=False))
-        table.add_row(key, shown, output.styled(source, "dim" if source == "default" else ""))
+        table.add_row(key, output.styled(source, "dim" if source == "default" else ""), shown)
     output.out().print(table)
 
 

@@ -182,10 +182,15 @@ def _callback_url(route: UpstreamRoute, public_url: str | None) -> str | None:
 def _send(
     client: Client, name: str, body: dict[str, Any], labels: dict[str, str], destinations: list[str] | None
 ) -> dict[str, Any]:
-    from receiver.client import Unreachable
+    from receiver.client import ApiProblem, Unreachable
 
     try:
         return client.submit(name, body, metadata=labels, destinations=destinations)
+    except ApiProblem as error:
+        if error.kind == "invalid-input":
+            media, prompt = MEMBERS[name]
+            error.add_note(f"Of this route --video sets {media}, --prompt sets {prompt}, and --input all there is.")
+        raise
     except Unreachable as error:
         if error.sent:
             words = (
@@ -201,6 +206,8 @@ def _tell(task: dict[str, Any], *, wait: bool) -> None:
         "ambiguous": "it was sent, and no answer tells whether it was taken; it is not sent again",
     }.get(task["state"], f"the upstream took it as {task['upstream_id']}")
     output.say(output.styled(task["id"], "bold"), "  ", output.state(task["state"]), f": {words}")
+    if task["state"] == "ambiguous":
+        output.hint(f"If the upstream's own records show its id: receiver tasks adopt {task['id']} UPSTREAM_ID")
     if not wait:
         output.hint(f"See how it goes: receiver tasks show {task['id']}")
 
@@ -208,11 +215,11 @@ def _tell(task: dict[str, Any], *, wait: bool) -> None:
 def _wait(client: Client, task: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
     """Wait to the end, showing where it stands: one live line on a terminal, a line for each change elsewhere."""
     console = output.err() if quiet else output.out()
-    with _live() if console.is_terminal else _lines(quiet=quiet) as show:
+    with _live(task) if console.is_terminal else _lines(quiet=quiet) as show:
         return client.wait(task["id"], patience=PATIENCE_FOR, seen=show)
 
 
-def _live() -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
+def _live(task: dict[str, Any]) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
     from contextlib import contextmanager
 
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -221,7 +228,7 @@ def _live() -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
     def live() -> Iterator[Callable[[dict[str, Any]], None]]:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
         with Progress(*columns, TimeElapsedColumn(), console=output.err(), transient=True) as progress:
-            bar = progress.add_task("submitted", total=None)
+            bar = progress.add_task(task["state"], total=None)
 
             def show(task: dict[str, Any]) -> None:
                 known = task["progress"] is not None

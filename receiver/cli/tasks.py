@@ -12,6 +12,8 @@ from receiver.cli.options import ConfigOption, JsonOption, TaskArgument, UrlOpti
 
 PAGE = 200
 """The largest page the API gives."""
+WIDE = 120
+"""Columns from which on a list has room for words."""
 
 app = typer.Typer(no_args_is_help=True, help="Look at tasks, and decide by hand where the service cannot.")
 
@@ -60,21 +62,24 @@ def list_tasks(
     if not shown:
         output.hint("No tasks." if not (state or route or since) else "No such tasks.")
         return
-    now = _now()
-    table = output.table("ID", "STATE", "%", "VIA", "ROUTE", "AGE", "FAILURE OR PROMPT")
-    for task in shown:
+    _show_table(shown)
+    if cursor is not None:
+        output.hint(f"There are more than these {limit}: --limit {limit * 4}")
+
+
+def _show_table(tasks: list[dict[str, Any]]) -> None:
+    now, is_wide = _now(), output.out().width >= WIDE
+    table = output.table("ID", "STATE", "%", "AGE", "ROUTE", *(["FAILURE OR PROMPT"] if is_wide else []))
+    for task in tasks:
         table.add_row(
             output.styled(task["id"], ""),
             output.state(task["state"]),
             "" if task["progress"] is None else str(task["progress"]),
-            task["via"] or "",
-            output.clean(task["route"]),
             way.age(task["created_at"], now),
-            output.clean(way.note(task)),
+            output.clean(task["route"]),
+            *([output.clean(way.note(task))] if is_wide else []),
         )
     output.out().print(table)
-    if cursor is not None:
-        output.hint(f"There are more than these {limit}: --limit {limit * 4}")
 
 
 @app.command()

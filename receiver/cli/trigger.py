@@ -26,6 +26,8 @@ VIDEO: Final = "https://example.com/in.mp4"
 SETTLE_FOR: Final = 15.0
 """Seconds after the end for what comes after it: the late callback, the second one, the deliveries."""
 LOOK_FOR: Final = 0.1
+LONG_FOR: Final = 5.0
+"""Seconds that want an explanation."""
 
 
 class Situation(StrEnum):
@@ -125,7 +127,7 @@ def trigger(
 def _announce(script: Script, settings: Config, task: dict[str, Any]) -> None:
     output.say(output.styled(task["id"], "bold"), f": {script.title}")
     grace = settings.polling.callback_grace.total_seconds()
-    if script.via == "poll" and "malformed" not in script.words and grace > LOOK_FOR:
+    if script.via == "poll" and "malformed" not in script.words and grace > LONG_FOR:
         output.hint(
             f"The first lookup is due {grace:g} s after the submission (polling.callback_grace); "
             f"at once with: receiver tasks refresh {task['id']}"
