@@ -134,7 +134,8 @@ class Poller:
             return IDLE_FOR  # a lookup that ends wakes the loop
         now = self.clock()
         # Two questions at most (a route and its fallback), and the answer's commit.
-        lease = now + timedelta(seconds=2 * self.timeout) + LEASE_MARGIN
+        # To the millisecond, as it is stored: the lease that is read again must be known as ours.
+        lease = now + timedelta(milliseconds=round(2000 * self.timeout)) + LEASE_MARGIN
         claimed, lost, upcoming = await self.store.run(Claim(self.store, free, now, lease, self.rules))
         if not claimed and not self._asking and upcoming is None:
             self.trouble = None  # nobody waits for an answer any more
@@ -208,6 +209,8 @@ class Poller:
         if isinstance(second, Shown) or _shows_it(second):
             return second, other
         if _shows_it(first) or isinstance(first, Unanswered):
+            return first, response
+        if isinstance(second, Missing) and not isinstance(first, Missing):
             return first, response
         return second, other
 

@@ -1,0 +1,125 @@
+"""The poller: what the two lookup routes say together, and claims that are known again."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from receiver.app import clock
+from receiver.egress import Egress
+from receiver.ingest import After
+from receiver.poll import Poller
+from receiver.upstream.base import Missing, Shown, Unanswered, Unusable
+from tests.rooms import Lines, a_task, opened, put, rulebook, task_of, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from receiver.store import Store
+
+pytestmark = pytest.mark.anyio
+
+MISSING = (400, '{"code":"task_not_exist","message":"task_not_exist","data":null}')
+NOTHING = (404, '{"error":{"message":"no such route","type":"comet_api_error"}}')
+BROKEN = (500, '{"error":{"message":"upstream error","type":"comet_api_error"}}')
+KEYLESS = (401, '{"error":{"message":"bad key","type":"comet_api_error"}}')
+NAMED = (200, '{"task_id":"up-1"}')
+RUNNING = (200, '{"id":"up-1","status":"RUNNING"}')
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """An open store on a new file."""
+    async with opened(tmp_path) as one:
+        yield one
+
+
+@asynccontextmanager
+async def upstream(feed: tuple[int, str], tasks: tuple[int, str]) -> AsyncIterator[tuple[str, list[str]]]:
+    """An upstream whose two lookup routes say these; its URL, and the paths that were asked."""
+    asked: list[str] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(head.partition("content-length: ")[2].partition("\r\n")[0] or 0)
+        await reader.readexactly(length)
+        path = head.split(" ")[1]
+        asked.append(path)
+        status, body = feed if path.endswith("/feed") else tasks
+        fields = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
+        writer.write(f"HTTP/1.1 {status} Said\r\n{fields}\r\n\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+
+
+@asynccontextmanager
+async def poller(store: Store, base_url: str, *, limit: float = 2.0) -> AsyncIterator[Poller]:
+    """A poller that asks there."""
+    egress, log = Egress(base_url=base_url, headers={}), Lines()
+    one = Poller(
+        store=store,
+        egress=egress,
+        rules=rulebook(),
+        after=After(cast("Any", log)),
+        log=cast("Any", log),
+        clock=clock,
+        timeout=limit,
+        max_concurrency=8,
+    )
+    try:
+        yield one
+    finally:
+        await one.stop()
+        await egress.aclose()
+
+
+@pytest.mark.parametrize(
+    ("feed", "tasks", "kind"),
+    [
+        (RUNNING, MISSING, Shown),
+        (MISSING, RUNNING, Shown),
+        (NOTHING, RUNNING, Shown),
+        (BROKEN, RUNNING, Shown),
+        (MISSING, MISSING, Missing),
+        (MISSING, NAMED, Unusable),
+        (NAMED, MISSING, Unusable),
+        (NOTHING, MISSING, Unusable),  # one of the two did not say so
+        (MISSING, NOTHING, Unusable),
+        (BROKEN, MISSING, Unanswered),
+        (MISSING, BROKEN, Unanswered),
+        (NOTHING, BROKEN, Unanswered),
+        (KEYLESS, RUNNING, Unanswered),  # the other route would only say the same
+    ],
+)
+async def test_two_routes_are_one_answer(
+    store: Store, feed: tuple[int, str], tasks: tuple[int, str], kind: type
+) -> None:
+    """Whoever shows the task is right; missing is only what both call missing; no answer leaves the question open."""
+    async with upstream(feed, tasks) as (url, asked), poller(store, url) as one:
+        looked, _ = await one._ask(a_task())
+        assert type(looked) is kind
+        assert asked == (
+            ["/runway/feed"] if feed in {RUNNING, KEYLESS} else ["/runway/feed", "/runwayml/v1/tasks/up-1"]
+        )
+
+
+async def test_a_timeout_of_odd_length_keeps_the_schedule(store: Store) -> None:
+    """Times are stored to the millisecond: a claim with more digits than that must still be known as ours."""
+    now = clock()
+    task = a_task(created_at=now, submitted_at=now, poll_due_at=now)
+    await put(store, task)
+    async with upstream(RUNNING, RUNNING) as (url, _), poller(store, url, limit=1.23456) as one:
+        await one._round()
+        await until(lambda: not one._asking)
+    after = await task_of(store, task.id)
+    assert (after.state, after.poll_leased_until) == ("running", None)
+    assert after.poll_due_at is not None
+    assert (after.poll_due_at - now).total_seconds() < 10
