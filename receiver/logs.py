@@ -54,9 +54,11 @@ _SHAPES: Final = (
     (re.compile(r"(?:[0-9a-hjkmnp-tv-z]{26})?\.[0-9a-f]{1,12}\.[A-Za-z0-9_-]{43}[A-Za-z0-9_=-]*"), MASK),
     (re.compile(r"\b(bearer(?:\s|%20|\+)+)[^\s\"'<>,;]+", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(r"whsec_[A-Za-z0-9+/=_%-]+"), f"whsec_{MASK}"),
-    # user:password@, also where the password holds a slash that nobody escaped
-    (re.compile(r"(:(?:\\*/){2})(?:[^\s/?#\"'<>]*|[^\s:/?#@\"'<>]*:[^\s@\"'<>]*)@"), rf"\1{MASK}@"),
 )
+# user:password@, also where the password holds a slash that nobody escaped. Asked only of a piece with an @ in it: else
+# every :// in a long text would be followed to its end, and a crafted one would hold up the process.
+_USERINFO: Final = re.compile(r"(:(?:\\*/){2})(?:[^\s/?#\"'<>]*|[^\s:/?#@\"'<>]*:[^\s@\"'<>]*)@")
+_PIECE: Final = re.compile(r"[^\s\"'<>]+")
 
 
 class _Redactor:
@@ -107,7 +109,7 @@ class _Redactor:
             text = self._pattern.sub(MASK, text)
         for shape, instead in _SHAPES:
             text = shape.sub(instead, text)
-        return text
+        return _PIECE.sub(_without_userinfo, text) if "@" in text else text
 
 
 _redactor: Final = _Redactor()
@@ -121,6 +123,12 @@ def hide(*values: str | None) -> None:
 def redact(text: str) -> str:
     """`text` as it may be shown: everything that looks like a secret, or is a hidden one, masked."""
     return _redactor.text(text)
+
+
+def _without_userinfo(piece: re.Match[str]) -> str:
+    text = piece[0]
+    last = text.rfind("@") + 1
+    return _USERINFO.sub(rf"\1{MASK}@", text[:last]) + text[last:]
 
 
 def _forms(value: str) -> set[str]:
