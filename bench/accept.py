@@ -7,7 +7,6 @@ Every log line is on, `synchronous=FULL`, each 200 after its commit; the deliver
 
 from __future__ import annotations
 
-import asyncio
 import statistics
 
 from bench import harness

@@ -1,7 +1,4 @@
-"""End to end: callbacks in, one destination, all delivered; of hello on the same core.
-
-    python -m bench.end_to_end
-"""
+"""End to end: callbacks in, one destination, all delivered, of hello: `python -m bench.end_to_end`."""
 
 from __future__ import annotations
 
@@ -50,8 +47,9 @@ async def main() -> None:
         ratios.append(rate / hello)
         by_cpu.append(hello_cpu / cpu)
         print(
-            f"hello {hello:7.0f}/s {hello_cpu:5.0f} us   accepted {tally.rate:6.0f}/s   delivered {rate:6.0f}/s {cpu:5.0f} us"
-            f"   of hello {ratios[-1]:.3f} (by CPU {by_cpu[-1]:.3f})   delivered twice {Sink.count - TASKS}"
+            f"hello {hello:7.0f}/s {hello_cpu:5.0f} us   accepted {tally.rate:6.0f}/s"
+            f"   delivered {rate:6.0f}/s {cpu:5.0f} us   of hello {ratios[-1]:.3f} (by CPU {by_cpu[-1]:.3f})"
+            f"   delivered twice {Sink.count - TASKS}"
         )
     print(
         f"\n{harness.machine()}\nend to end of hello: median {statistics.median(ratios):.3f}"

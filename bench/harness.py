@@ -98,8 +98,17 @@ async def hello() -> AsyncIterator[Served]:
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
         (folder / "hello.py").write_text(HELLO)
-        command = [sys.executable, "-m", "uvicorn", "hello:app", "--port", str(port), "--log-level", "warning",
-                   "--no-access-log"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "hello:app",
+            "--port",
+            str(port),
+            "--log-level",
+            "warning",
+            "--no-access-log",
+        ]
         process = _pinned(command, folder, folder / "log")
         try:
             await _answers(port, process, folder / "log")
@@ -137,20 +146,29 @@ async def prepare(database: str, count: int, port: int) -> list[bytes]:
     now = datetime.now(UTC)  # noqa: TID251 -- a measurement has no other clock
     later = now + timedelta(hours=48)
     wire = []
-    given = orjson.dumps({"video": "https://example.com/in.mp4", "prompt": "a cat in the rain", "model": "gen4"}).decode()
+    inputs = {"video": "https://example.com/in.mp4", "prompt": "a cat in the rain", "model": "gen4"}
+    given = orjson.dumps(inputs).decode()
     waiting = []
     for number in range(count):
         task = Task(
-            id=ids.task_id(int(now.timestamp() * 1000) + number, os.urandom(10)), route="runway/pro/video2video", state="queued",
-            created_at=now, input_json=given, callback_expires_at=later, upstream_id=f"up-{number:032d}",
-            submitted_at=now, prompt="a cat in the rain", poll_due_at=later,
-        )  # fmt: skip
+            id=ids.task_id(int(now.timestamp() * 1000) + number, os.urandom(10)),
+            route="runway/pro/video2video",
+            state="queued",
+            created_at=now,
+            input_json=given,
+            callback_expires_at=later,
+            upstream_id=f"up-{number:032d}",
+            submitted_at=now,
+            prompt="a cat in the rain",
+            poll_due_at=later,
+        )
         waiting.append(store.run(Accept(task, None)))
         path = f"/callbacks/{signing.mint([KEY], task.id, later)}"
         body = orjson.dumps(callback(task.upstream_id or ""))
         wire.append(
             f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n".encode() + body
+            f"content-length: {len(body)}\r\n\r\n".encode()
+            + body
         )
         if len(waiting) == 2000:
             await asyncio.gather(*waiting)
@@ -164,11 +182,20 @@ def callback(upstream_id: str) -> dict[str, Any]:
     """A flat success of about 1.1 KB, the documented shape."""
     base = f"https://cdn.example.com/attachments/video/runway/20261121/{upstream_id}"
     return {
-        "task_id": upstream_id, "status": "3", "state": "succeeded", "prompt": "a cat in the rain " * 10,
-        "prompt_en": "a cat in the rain " * 10, "video_url": f"{base}.mp4", "poster": f"{base}.png",
-        "last_frame": f"{base}-last.png", "msg": None, "point": "320", "refund": "0",
-        "create_time": "1728622596", "update_time": "1728622955",
-    }  # fmt: skip
+        "task_id": upstream_id,
+        "status": "3",
+        "state": "succeeded",
+        "prompt": "a cat in the rain " * 10,
+        "prompt_en": "a cat in the rain " * 10,
+        "video_url": f"{base}.mp4",
+        "poster": f"{base}.png",
+        "last_frame": f"{base}-last.png",
+        "msg": None,
+        "point": "320",
+        "refund": "0",
+        "create_time": "1728622596",
+        "update_time": "1728622955",
+    }
 
 
 def hello_requests(count: int, port: int) -> Iterator[bytes]:
@@ -176,7 +203,8 @@ def hello_requests(count: int, port: int) -> Iterator[bytes]:
     body = orjson.dumps(callback("up-" + "0" * 32))
     request = (
         f"POST /callbacks/{'x' * 90} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\n\r\n".encode() + body
+        f"content-length: {len(body)}\r\n\r\n".encode()
+        + body
     )
     return iter([request] * count)
 

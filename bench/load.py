@@ -1,4 +1,4 @@
-"""A closed-loop load over raw asyncio protocols: cheap enough that one core of it outruns one core of any server here."""
+"""A closed-loop load over raw asyncio protocols: one core of it outruns one core of any server here."""
 
 from __future__ import annotations
 

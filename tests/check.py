@@ -25,7 +25,7 @@ CHECKS = (
     ("lint", ["ruff", "check", "."]),
     ("format", ["ruff", "format", "--check", "."]),
     ("types", ["mypy"]),
-    ("import contracts", ["lint-imports", "--no-cache"]),
+    ("import contracts", ["lint-imports", "--no-cache", "--no-logo"]),
     ("tests", ["pytest", "--cov=receiver", "--cov-branch", "--cov-report="]),
     ("coverage of the pure rooms", ["coverage", "report", f"--include={','.join(PURE)}", "--fail-under=100", "-m"]),
 )
@@ -36,7 +36,7 @@ def main() -> int:
     for name, command in CHECKS:
         sys.stdout.write(f"== {name}: {' '.join(command)}\n")
         sys.stdout.flush()
-        if subprocess.run([sys.executable, "-m", *command] if command[0] == "pytest" else command, check=False).returncode:
+        if subprocess.run(command, check=False).returncode:
             sys.stderr.write(f"{name} failed\n")
             return 1
     return 0
