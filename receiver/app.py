@@ -107,6 +107,8 @@ class Service:
         log = logs.get()
         security = config.security
         logs.hide(*security.signing_keys, *security.api_keys, *security.callback_secrets, config.upstream.api_key)
+        for destination in config.destinations:
+            logs.hide(*getattr(destination.options, "secrets", ()))
         url = config.database.url
         service_lock = _lock(url)
         try:
@@ -176,12 +178,6 @@ class Service:
             ("sweep", sweeper.run),
         ):
             service._loops.append(asyncio.create_task(service._kept_up(name, loop), name=name))
-        log.info(
-            "service.started",
-            database=store.dialect.name,
-            destinations=sorted(destinations),
-            public_url=config.server.public_url,
-        )
         return service
 
     async def _kept_up(self, name: str, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -256,6 +252,18 @@ class Server(uvicorn.Server):
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        service, listening = self._service, [s.getsockname() for server in self.servers for s in server.sockets]
+        service.after.log.info(
+            "service.started",
+            listening=[f"{address[0]}:{address[1]}" for address in listening],
+            public_url=service.config.server.public_url,
+            database=service.store.dialect.name,
+            destinations=sorted(service.deliverer.destinations),
+        )
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain the service while the connections are closed."""
         watch = asyncio.create_task(self._hurry())
@@ -282,7 +290,8 @@ async def serve(config: Config, *, host: str | None = None, port: int | None = N
     """
     service = await Service.start(config)
     try:
-        await Server(service, host=host or config.server.host, port=port or config.server.port).serve()
+        here = config.server
+        await Server(service, host=host or here.host, port=here.port if port is None else port).serve()
     finally:
         if not service._stopping:  # noqa: SLF001 -- the server did not come up: its port is taken
             await service.drain()

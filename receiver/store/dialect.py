@@ -64,10 +64,12 @@ class SQLite:
             StoreUnavailable: the file cannot be opened.
         """
         try:
+            # Prompts and inputs are nobody else's business; the files beside it take its mode.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             for pragma in _PRAGMAS:
                 connection.execute(pragma)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(f"cannot open the database {self.path}: {error}") from error
         return connection
 
@@ -125,7 +127,7 @@ class ServeLock:
     def __init__(self, path: Path) -> None:
         """Take it, or say who has it."""
         try:
-            self._file = path.open("a+")
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+")
         except OSError as error:
             raise StoreUnavailable(f"cannot make the lock file {path} beside the database: {error.strerror}") from error
         try:

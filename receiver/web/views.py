@@ -94,9 +94,10 @@ def timeline(
         upstream_id=row.upstream_id,
     )
     for seen in observations:
+        # What came too late, or again, did not cause the event of the same millisecond.
         add(
             seen.received_at,
-            1,
+            6 if seen.verdict in {"late", "duplicate"} else 1,
             "observation" if seen.via == "callback" else "poll",
             id=seen.id,
             via=seen.via,
