@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import random
 import socket
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -380,10 +381,11 @@ def callback_url_of(given: dict[str, Any], task_id: str, *, good_for: float = 36
 
 
 def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody has, and that the system gives to no outgoing connection while the service is down."""
+    while True:
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", random.randint(20_000, 30_000)))
+            return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

@@ -1,0 +1,393 @@
+"""SIGKILL between any two steps, and start again: nothing is lost, nothing is paid twice, nothing is told twice.
+
+A real `receiver serve` works on a SQLite file while the upstream and the consumer live on in this process. It is
+killed at seeded moments: by chance, and where it hurts (a submission sent and not answered, a callback just answered, a
+webhook received and not answered, a caller just told, the service just starting). `KILL_SEED` in the environment
+changes the luck; a failure prints it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import tomli_w
+
+from receiver.emulator import Emulator, EmulatorOptions, running
+from tests import world
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+SEED = int(os.environ.get("KILL_SEED", "20261121"))
+KILLS = 26
+WORKERS = 6
+PAUSE = 0.15
+"""Seconds a caller rests between two submissions, at most."""
+IN_FLIGHT_FOR = 2.0
+"""Seconds an attempt may be under way before the kill that hit it; on loopback it takes some milliseconds."""
+READ_AFTER = 0.5
+"""Seconds the sink may take to read what was sent just before the kill."""
+FAULTS = {
+    "callback=missing": 0.15,
+    "callback=doubled": 0.15,
+    "callback=early": 0.1,
+    "callback=late": 0.1,
+    "callback=reordered": 0.05,
+    "callback=tampered-id": 0.05,
+    "submit_delay=0.05": 0.25,
+    "fail": 0.2,
+}
+
+
+NEST = """
+import os, sys
+import receiver.app, receiver.cli
+for _ in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        os.dup2(2, 1)
+        from receiver.__main__ import main
+        main()
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+"""Hatches `receiver serve` with everything imported: kills are then a third of a second apart, and not two seconds."""
+
+
+def _configure(given: dict[str, Any]) -> None:
+    given["polling"] |= {"callback_grace": "300ms", "interval": "100ms", "max_interval": "300ms", "deadline": "4s"}
+    given["delivery"]["schedule"] = ["0s"] + ["100ms"] * 20
+    given["logging"]["level"] = "info"
+
+
+@dataclass
+class Victim:
+    """The process, and when it was killed."""
+
+    config: Path
+    url: str
+    kills: list[float] = field(default_factory=list)
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    _pid: int = 0
+    _cold: subprocess.Popen[bytes] | None = None
+    _nest: subprocess.Popen[bytes] | None = None
+
+    def spawn_cold(self) -> None:
+        """Start it as a user does."""
+        with self.config.with_suffix(".log").open("ab") as log:
+            command = [sys.executable, "-m", "receiver", "serve", "--config", str(self.config)]
+            self._cold = subprocess.Popen(command, stdout=log, stderr=log)
+        self._pid = self._cold.pid
+
+    def spawn(self) -> None:
+        """Start it from the nest."""
+        self._cold = None
+        if self._nest is None:
+            with self.config.with_suffix(".log").open("ab") as log:
+                command = [sys.executable, "-c", NEST, "serve", "--config", str(self.config)]
+                self._nest = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        assert self._nest.stdin is not None
+        assert self._nest.stdout is not None
+        self._nest.stdin.write(b"\n")
+        self._nest.stdin.flush()
+        self._pid = int(self._nest.stdout.readline())
+
+    async def ready(self) -> None:
+        """Wait until it answers."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+
+            async def answers() -> bool:
+                assert self._lives(), "it ended by itself:\n" + self.last_words()
+                try:
+                    return (await client.get(f"{self.url}/livez")).is_success
+                except httpx.TransportError:
+                    return False
+
+            await _until(answers, "the service to answer")
+        self.up.set()
+
+    def _lives(self) -> bool:
+        if self._cold is not None:
+            return self._cold.poll() is None
+        try:
+            os.kill(self._pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """It does nothing more after this line."""
+        self.up.clear()
+        os.kill(self._pid, number)
+        self.kills.append(time.monotonic())
+
+    async def gone(self) -> int:
+        """Its exit code, once it has ended."""
+        return await asyncio.to_thread(self._wait)
+
+    def _wait(self) -> int:
+        pid, self._pid = self._pid, 0
+        assert pid
+        if self._cold is not None:
+            return self._cold.wait(20)
+        assert self._nest is not None
+        assert self._nest.stdout is not None
+        return int(self._nest.stdout.readline())
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            self._wait()
+        if self._nest is not None:
+            self._nest.communicate()
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return self.config.with_suffix(".log").read_text()[-3000:]
+
+
+@dataclass
+class Scene:
+    """Everything that outlives the process."""
+
+    victim: Victim
+    upstream: Emulator
+    sink: world.Sink
+    dice: random.Random
+    database: Path
+    acknowledged: dict[str, str] = field(default_factory=dict)
+    unanswered: list[str] = field(default_factory=list)
+    over: bool = False
+
+    def rows(self, question: str) -> list[Any]:
+        """Ask the database, beside the process."""
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
+            return connection.execute(question).fetchall()
+
+    # -- callers ---------------------------------------------------------------------------------------------------
+
+    async def call(self, worker: int) -> None:
+        """One caller: submits on all routes in turn, never the same thing twice, and notes what it was told."""
+        dice = random.Random(SEED + worker)
+        headers = {"authorization": f"Bearer {world.API_KEY}"}
+        number = 0
+        while not self.over:
+            await self.victim.up.wait()
+            route, prompt = (world.PRO, world.V2V, world.I2V)[number % 3], f"clip {worker}-{number}"
+            number += 1
+            document = {"route": route, "input": world.body_of(route, prompt)}
+            try:
+                async with httpx.AsyncClient(trust_env=False, timeout=20, headers=headers) as client:
+                    answer = await client.post(f"{self.victim.url}/api/v1/tasks", json=document)
+            except httpx.TransportError:
+                self.unanswered.append(prompt)
+                continue
+            assert answer.status_code in {201, 202}, answer.text
+            self.acknowledged[answer.json()["id"]] = prompt
+            await asyncio.sleep(dice.random() * PAUSE)
+
+    # -- moments ---------------------------------------------------------------------------------------------------
+
+    async def by_chance(self) -> None:
+        """Any moment."""
+        await asyncio.sleep(self.dice.random())
+        self.victim.kill()
+
+    async def in_a_submission(self) -> None:
+        """The upstream has the request, and has not answered."""
+        await self._more(self.upstream.ledger.submissions.total)
+
+    async def after_a_creation(self) -> None:
+        """The upstream has made the task, and its answer is on the way."""
+        await self._more(self.upstream.ledger.created.total)
+
+    async def after_a_callback(self) -> None:
+        """A callback was answered 200 this moment."""
+        await self._more(lambda: self.upstream.ledger.answered[200])
+
+    async def after_a_lookup(self) -> None:
+        """A lookup was asked."""
+        await self._more(self.upstream.ledger.lookups.total)
+
+    async def after_an_answer(self) -> None:
+        """A caller was told that its task is taken."""
+        await self._more(lambda: len(self.acknowledged))
+
+    async def in_an_attempt(self) -> None:
+        """The consumer has the webhook, and has not answered."""
+        struck = asyncio.Event()
+
+        def strike(_one: world.Received) -> None:
+            if not struck.is_set():
+                self.victim.kill()
+                struck.set()
+
+        self.sink.arrived = strike
+        async with asyncio.timeout(20):
+            await struck.wait()
+        self.sink.arrived = lambda _one: None
+
+    async def _more(self, count: Callable[[], int]) -> None:
+        enough = count() + self.dice.randint(1, 5)
+
+        async def grown() -> bool:
+            return count() >= enough
+
+        await _until(grown, "another one", every=0.001)
+        self.victim.kill()
+
+
+async def _until(holds: Callable[[], Any], what: str, *, limit: float = 30.0, every: float = 0.02) -> None:
+    ends = time.monotonic() + limit
+    while not await holds():
+        assert time.monotonic() < ends, f"waited {limit} s for {what}"
+        await asyncio.sleep(every)
+
+
+@asynccontextmanager
+async def _scene(folder: Path) -> AsyncIterator[Scene]:
+    options = EmulatorOptions(seed=SEED, render_seconds=0.1, chances=FAULTS)
+    async with world.sink() as sink, running(options) as upstream:
+        port, database = world.free_port(), folder / "receiver.db"
+        given = world.settings(upstream.base_url, sink.url, port, database)
+        _configure(given)
+        config = folder / "config.toml"
+        config.write_text(tomli_w.dumps(given))
+        victim = Victim(config, f"http://127.0.0.1:{port}")
+        scene = Scene(victim, upstream.emulator, sink, random.Random(SEED), database)
+        try:
+            yield scene
+        finally:
+            victim.end()
+
+
+async def test_killed_at_any_moment_it_loses_nothing(tmp_path: Path) -> None:
+    """Every acknowledged task ends, in one event, delivered; no render is paid twice; no answered callback is gone."""
+    print(f"KILL_SEED={SEED}")  # noqa: T201 -- pytest shows it where the test fails
+    async with _scene(tmp_path) as scene:
+        callers = [asyncio.create_task(scene.call(number)) for number in range(WORKERS)]
+        try:
+            await _rampage(scene)
+            scene.over = True
+            await asyncio.gather(*callers)
+            await _until(lambda: _settled(scene), "everything to end")
+        finally:
+            for caller in callers:
+                caller.cancel()
+        scene.victim.kill(signal.SIGTERM)
+        assert await scene.victim.gone() == 0, scene.victim.last_words()
+        _judge(scene)
+
+
+async def _rampage(scene: Scene) -> None:
+    """Start it and kill it, again and again; it runs when this returns."""
+    moments = [
+        scene.by_chance,
+        scene.in_a_submission,
+        scene.in_an_attempt,
+        scene.after_a_callback,
+        scene.after_a_creation,
+        scene.after_a_lookup,
+        scene.after_an_answer,
+    ]
+    for number in range(KILLS):
+        scene.victim.spawn() if number else scene.victim.spawn_cold()
+        if number % 8 == 7:
+            await asyncio.sleep(scene.dice.random() * 0.3)  # while it starts
+            scene.victim.kill()
+        else:
+            await scene.victim.ready()
+            await moments[number % len(moments)]()
+        assert await scene.victim.gone() == -9, scene.victim.last_words()
+    scene.victim.spawn_cold()
+    await scene.victim.ready()
+
+
+async def _settled(scene: Scene) -> bool:
+    [[open_tasks]] = scene.rows(
+        "select count(*) from tasks where state not in ('succeeded','failed','cancelled','lost','rejected')"
+    )
+    [[open_deliveries]] = scene.rows("select count(*) from deliveries where state in ('pending', 'leased')")
+    return not open_tasks and not open_deliveries
+
+
+def _judge(scene: Scene) -> None:
+    tasks = {row[0]: row for row in scene.rows("select id, state, upstream_id, input_json from tasks")}
+    assert len(scene.victim.kills) >= 20
+    assert len(scene.acknowledged) >= KILLS
+    assert scene.acknowledged.keys() <= tasks.keys(), "acknowledged, and gone"
+    _judge_ends(scene, tasks)
+    _judge_payments(scene)
+    _judge_callbacks(scene)
+    _judge_webhooks(scene)
+    assert scene.rows("pragma integrity_check") == [("ok",)]
+
+
+def _judge_ends(scene: Scene, tasks: dict[str, Any]) -> None:
+    """Each task has one terminal event, of the state it is in; only what has no id was given up."""
+    told = defaultdict(list)
+    for task_id, kind in scene.rows("select task_id, type from events"):
+        told[task_id].append(kind)
+    for task_id, state, upstream_id, _ in tasks.values():
+        assert told[task_id] == [f"task.{state}"], f"{task_id} is {state}: {told[task_id]}"
+        assert state in {"succeeded", "failed"} or (state == "lost" and upstream_id is None), f"{task_id} is {state}"
+    lost = [task_id for task_id, state, *_ in tasks.values() if state == "lost"]
+    assert len(lost) <= len(scene.victim.kills) * WORKERS, "more than were under way at a kill"
+
+
+def _judge_payments(scene: Scene) -> None:
+    """No submission was made twice, whatever became of its sender."""
+    assert scene.upstream.ledger.repeated == []
+    renders = Counter(task.prompt for task in scene.upstream.tasks.values())
+    twice = [prompt for prompt, count in renders.items() if count > 1]
+    assert twice == []
+    unknown = set(scene.acknowledged.values()) | set(scene.unanswered)
+    assert renders.keys() <= unknown
+
+
+def _judge_callbacks(scene: Scene) -> None:
+    """What was answered 200 is in the inbox."""
+    kept = dict(scene.rows("select upstream_id, count(*) from inbox join tasks on tasks.id = task_id "
+                           "where inbox.via = 'callback' group by task_id"))  # fmt: skip
+    answered = 0
+    for task in scene.upstream.tasks.values():
+        good = sum(1 for sent in task.callbacks if sent.status == 200)
+        answered += good
+        assert kept.get(task.id, 0) >= good, f"{task.id}: {good} callbacks answered 200, {kept.get(task.id, 0)} kept"
+    assert answered >= 20, "too few to prove anything"
+
+
+def _judge_webhooks(scene: Scene) -> None:
+    """Each event came; again only where a kill hit the attempt; and nothing came that is not on disk."""
+    assert scene.sink.bad == []
+    assert scene.rows("select id, state from deliveries where state != 'delivered'") == []
+    events = {row[0] for row in scene.rows("select id from events")}
+    came = defaultdict(list)
+    for one in scene.sink.received:
+        came[one.id].append(one.at)
+    assert came.keys() == events
+    repeats = 0
+    for event_id, times in came.items():
+        for first, again in itertools.pairwise(times):
+            repeats += 1
+            hit = any(first - READ_AFTER <= kill <= min(again, first + IN_FLIGHT_FOR) for kill in scene.victim.kills)
+            assert hit, f"{event_id} came again without a kill, {again - first:.3f} s later"
+    assert repeats >= 1, "no kill hit an attempt, though some were aimed at one"
