@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
-import orjson
+import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,8 +21,9 @@ from receiver.ids import TaskId
 from receiver.ingest import Wake, stamp
 from receiver.submit import Adopt, Cancel
 from receiver.upstream import ROUTES
+from receiver.upstream.base import usable_id
 from receiver.web import problems, views
-from receiver.web.asgi import read_body
+from receiver.web.asgi import read_body, written
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 MAX_BODY = 1024 * 1024
 MAX_WAIT = 60.0
+MAX_DEPTH = 100
+"""Levels of `input` and of `metadata`; what stands deeper could be read, and not be written again."""
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 RECHECK_FOR = 1.0
 """Seconds between looks at a task somebody waits for: another process may have moved it."""
@@ -142,6 +145,9 @@ class Api:
             flaws.append(
                 Flaw("callback_url does not belong in input: this program puts its own there", "/input/callback_url")
             )
+        for pointer, part in (("/input", body.input), ("/metadata", body.metadata)):
+            if (why := _unfit(part)) is not None:
+                flaws.append(Flaw(f"{pointer[1:]}: {why}", pointer))
         for number, name in enumerate(body.destinations or ()):
             if name not in self.destinations:
                 known = ", ".join(sorted(self.destinations)) or "none"
@@ -223,14 +229,13 @@ class Api:
     async def adopt(self, request: Request) -> Response:
         """`POST /tasks/{id}/adopt`: give an ambiguous or lost task its id by hand."""
         body = _model(AdoptBody, await _json(request, MAX_BODY))
-        if not body.upstream_id.strip() or len(body.upstream_id) > 200:  # noqa: PLR2004 -- ids seen have 36 characters
+        upstream_id = usable_id(body.upstream_id)
+        if upstream_id is None:
             raise InvalidInput(
-                "upstream_id is empty or longer than 200 characters",
-                [Flaw("1 to 200 characters are wanted", "/upstream_id")],
+                "upstream_id is none that an upstream could have given",
+                [Flaw("1 to 255 printable characters are wanted", "/upstream_id")],
             )
-        return await self._decide(
-            request, lambda task_id: Adopt(task_id, body.upstream_id.strip(), self.clock(), self.rules)
-        )
+        return await self._decide(request, lambda task_id: Adopt(task_id, upstream_id, self.clock(), self.rules))
 
     async def _decide(self, request: Request, op: Callable[[TaskId], Any]) -> Response:
         recorded = await self.store.run(op(TaskId(request.path_params["id"])))
@@ -263,15 +268,25 @@ class Api:
 
 
 def _json_response(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(document), status, headers, "application/json")
+    return Response(written(document), status, headers, "application/json")
 
 
 async def _json(request: Request, cap: int) -> Any:
     body = await read_body(request.scope, request.receive, cap)
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON: {error}", [Flaw(str(error), "")]) from None
+
+
+def _unfit(value: Any, depth: int = 0) -> str | None:
+    """Why a part of a body could not be passed on as it came; None where it can."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return "a whole number here has more than 64 bits"
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if parts and depth >= MAX_DEPTH:
+        return f"it is nested deeper than {MAX_DEPTH} levels"
+    return next((why for part in parts if (why := _unfit(part, depth + 1))), None)
 
 
 def _model(model: type[M], raw: Any) -> M:
@@ -323,20 +338,23 @@ def _span(text: str, parameter: str) -> timedelta:
     found = _SPAN.fullmatch(text.strip())
     if found is None or len(text) > 12:  # noqa: PLR2004 -- a year in milliseconds has 11 digits
         raise _bad(parameter, 'a duration such as "30s", "5m" or "2h" is wanted')
-    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    try:
+        return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    except OverflowError:
+        raise _bad(parameter, "it is longer than time itself") from None
 
 
 def _since(text: str | None, now: datetime) -> datetime | None:
     """A moment (ISO 8601, UTC where it names no zone), or a duration counted back from now."""
     if text is None:
         return None
-    if _SPAN.fullmatch(text.strip()):
-        return now - _span(text, "since")
     try:
+        if _SPAN.fullmatch(text.strip()):
+            return now - _span(text, "since")
         at = datetime.fromisoformat(text.strip().replace(" ", "+"))
-    except ValueError:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise _bad("since", 'a time such as "2026-01-31T12:00:00Z" or a duration such as "2h" is wanted') from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def _cursor_of(row: Task) -> str:
@@ -349,5 +367,5 @@ def _cursor(text: str | None) -> tuple[datetime, str] | None:
     try:
         at, _, last = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition("|")
         return datetime.fromisoformat(at).astimezone(UTC), last
-    except ValueError:
+    except (ValueError, OverflowError):
         raise _bad("cursor", "it is none of ours; take `next_cursor` from the page before") from None

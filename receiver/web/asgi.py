@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from receiver import logs
 from receiver.errors import ReceiverError, TooLarge
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 BODY_FOR = 30.0
 """Seconds a body may take to arrive in pieces; a sender slower than this is let go."""
+MAX_MEMBERS = 64
+"""Parts of one gzip body; each costs a copy of what follows, and a body of empty ones would cost minutes."""
 JSON = (b"content-type", b"application/json")
 
 
@@ -37,6 +40,21 @@ async def answer(send: Send, status: int, body: bytes, headers: Iterable[tuple[b
 async def answer_json(send: Send, status: int, document: Any, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
     """One whole JSON response."""
     await answer(send, status, orjson.dumps(document), (JSON, *headers))
+
+
+def written(document: Any) -> bytes:
+    """A document of an answer as JSON, with whatever secret the upstream's words may repeat masked (contract 4.3)."""
+    raw = orjson.dumps(document)
+    text = raw.decode()
+    return raw if logs.redact(text) == text else orjson.dumps(_cleaned(orjson.loads(raw)))
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return logs.redact(value)
+    if isinstance(value, dict):
+        return {name: _cleaned(member) for name, member in value.items()}
+    return [_cleaned(item) for item in value] if isinstance(value, list) else value
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -101,9 +119,12 @@ def inflate(body: bytes, cap: int) -> bytes:
     Raises:
         TooLarge: it inflates to more than `cap` bytes; no more than that is ever held.
     """
-    pieces, size, rest = [], 0, body
+    pieces: list[bytes] = []
+    size, rest = 0, body
     try:
         while rest:
+            if len(pieces) == MAX_MEMBERS:
+                return body
             unpacker = zlib.decompressobj(wbits=31)
             piece = unpacker.decompress(rest, cap - size + 1)
             size += len(piece)

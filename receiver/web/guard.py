@@ -19,16 +19,13 @@ LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 FORWARDING = (
     "forwarded",
     "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-server",
     "x-real-ip",
     "x-client-ip",
     "true-client-ip",
     "cf-connecting-ip",
 )
-"""A request that carries one of these came through a proxy, so it is not local whatever its Host says."""
+"""A request that carries one of these, or any `X-Forwarded-…`, came through a proxy, so it is not local whatever its
+Host says."""
 
 
 class Forbidden(ReceiverError):
@@ -67,7 +64,7 @@ class Guard:
 
 def _check_local(headers: Headers) -> None:
     mend = "set security.api_keys (`receiver init` makes one) and send it as a bearer key"
-    forwarded = [name for name in FORWARDING if name in headers]
+    forwarded = [name for name in headers if name in FORWARDING or name.startswith("x-forwarded-")]
     if forwarded:
         raise Forbidden(f"no API key is configured, and the request came through a proxy ({forwarded[0]}): {mend}")
     if _host_of(f"//{headers.get('host', '')}") not in LOCAL_HOSTS:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from starlette.responses import HTMLResponse, Response
 
 from receiver.errors import InvalidInput, ReceiverError, StoreUnavailable, Unauthorized, UpstreamRefused
+from receiver.web.asgi import written
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -51,7 +51,7 @@ PAGES = {
 def problem(status: int, code: str, detail: str, *, headers: dict[str, str] | None = None, **more: Any) -> Response:
     """A problem document."""
     document = {"type": f"/docs/problems/{code}", "title": TITLES[code], "status": status, "detail": detail, **more}
-    return Response(orjson.dumps(document), status_code=status, media_type="application/problem+json", headers=headers)
+    return Response(written(document), status_code=status, media_type="application/problem+json", headers=headers)
 
 
 def of(error: ReceiverError) -> Response:
