@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from receiver import config
 from receiver.config import values
-from receiver.config.lines import Lines
 from receiver.config.models import SECRET_KEYS, SECTIONS
 from receiver.destinations import KINDS
 from receiver.errors import ConfigError
@@ -568,7 +567,7 @@ def test_what_is_missing_says_how_to_get_it(file: Path) -> None:
     assert config.servable(forced, {"DYNO": "web.1"}) == []
 
 
-# -- values and lines -------------------------------------------------------------------------------------------------
+# -- values -----------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 3650 * 86_400_000))
@@ -601,40 +600,3 @@ def test_a_value_is_read_or_refused(value: Any) -> None:
             continue
         assert not isinstance(value, bool | None | list)
         assert found is not None
-
-
-def test_lines_are_found_through_strings_comments_and_brackets() -> None:
-    """What looks like a key or a header inside a string or a list is none."""
-    text = '''\
-# [a]
-"quoted.key".b = 1
-a.b.c = """
-[no]
-x = 1
-"""
-list = [ # ]
-  "]", ']',
-]
-[[destinations]]
-name = "x"  # [y]
-[destinations.match]
-"metadata.team" = """one"""
-[[destinations]]
-late = \'\'\'
-[[destinations]]\'\'\'
-last = 1
-'''
-    lines = Lines(text)
-    found = {
-        ("quoted.key", "b"): 2,
-        ("a", "b", "c"): 3,
-        ("list", 1): 7,
-        ("destinations", 0): 10,
-        ("destinations", 0, "name"): 11,
-        ("destinations", 0, "match", "metadata.team"): 13,
-        ("destinations", 1): 14,
-        ("destinations", 1, "late"): 15,
-        ("destinations", 1, "last"): 17,
-        ("destinations", 1, "missing"): 14,
-    }
-    assert {path: lines.of(path) for path in found} == found
