@@ -336,8 +336,10 @@ class Submitter:
             # Nothing waits: the way is free for new ones, past whatever closed the gate.
             self._backlog.discard(route)
             gate.until = None
-            self._account_until = None
             self.trouble.pop(route, None)
+            if not self._backlog:
+                self._account_until = None
+                self.trouble.pop("account", None)
         elif not claimed and due is not None:
             return max((due - now).total_seconds(), 0.01)
         return 1.0 if due is None else max((due - now).total_seconds(), 0.0)
