@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
 BODY_FOR = 30.0
-"""Seconds a body may take to arrive in pieces; a sender slower than this is let go."""
+"""Seconds a body may take to arrive; a sender that is slower, or never begins, is let go."""
 MAX_MEMBERS = 64
 """Parts of one gzip body; each costs a copy of what follows, and a body of empty ones would cost minutes."""
 JSON = (b"content-type", b"application/json")
@@ -76,34 +76,29 @@ async def read_body(scope: Scope, receive: Receive, cap: int) -> bytes:
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > cap:
         raise TooLarge(f"the body has {int(declared)} bytes, {cap} are taken")
-    message = await receive()
-    body = _piece(message)
-    if len(body) > cap:
-        raise TooLarge(f"the body has more than {cap} bytes")
-    if message.get("more_body"):
-        body = await _rest(receive, body, cap)
+    try:
+        async with asyncio.timeout(BODY_FOR):
+            body = await _whole(receive, cap)
+    except TimeoutError:
+        raise Gone(f"the body did not arrive within {BODY_FOR:.0f} s") from None
     encoding = header(scope, b"content-encoding")
     if encoding is not None and encoding.strip().lower() in {b"gzip", b"x-gzip"}:
         return inflate(body, cap)
     return body
 
 
-async def _rest(receive: Receive, first: bytes, cap: int) -> bytes:
-    pieces, size = [first], len(first)
-    try:
-        async with asyncio.timeout(BODY_FOR):
-            more = True
-            while more:
-                message = await receive()
-                piece = _piece(message)
-                size += len(piece)
-                if size > cap:
-                    raise TooLarge(f"the body has more than {cap} bytes")
-                pieces.append(piece)
-                more = message.get("more_body", False)
-    except TimeoutError:
-        raise Gone(f"the body did not arrive within {BODY_FOR:.0f} s") from None
-    return b"".join(pieces)
+async def _whole(receive: Receive, cap: int) -> bytes:
+    pieces: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        piece = _piece(message)
+        size += len(piece)
+        if size > cap:
+            raise TooLarge(f"the body has more than {cap} bytes")
+        pieces.append(piece)
+        more = message.get("more_body", False)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _piece(message: Message) -> bytes:

@@ -61,13 +61,13 @@ class CallbackDoor:
             await self._refuse(scope, send, error.flaw)
             return
         if method in _WRITING:
-            await self._take(scope, receive, send, task_id)
+            await self._take(scope, receive, send, task_id, now)
         elif method in _READING:
             await self._wake(scope, send, task_id)
         else:
             await answer(send, 405, b"", ((b"allow", b"POST, PUT, GET, HEAD"),))
 
-    async def _take(self, scope: Scope, receive: Receive, send: Send, task_id: TaskId) -> None:
+    async def _take(self, scope: Scope, receive: Receive, send: Send, task_id: TaskId, now: datetime) -> None:
         started = perf_counter()
         declared = header(scope, b"content-type")
         content_type = None if declared is None else declared[:200].decode("latin-1")
@@ -82,7 +82,7 @@ class CallbackDoor:
         except Gone as error:
             flaw, status = str(error), 408
         try:
-            await self._ingest(task_id, body, content_type, parsed, flaw, started)
+            await self._ingest(Callback(task_id, body, content_type, parsed, flaw, now, self.rules), started)
         except NotFound:
             await self._refuse(scope, send, "unknown task")
         except StoreUnavailable as error:
@@ -99,20 +99,17 @@ class CallbackDoor:
             else:
                 await answer(send, status, b"", (CLOSE,))
 
-    async def _ingest(
-        self, task_id: TaskId, body: bytes, content_type: str | None, parsed: Envelope | None, flaw: str, started: float
-    ) -> None:
-        op = Callback(task_id, body, content_type, parsed, flaw, self.clock(), self.rules)
+    async def _ingest(self, op: Callback, started: float) -> None:
         recorded = await self.store.run(op)
         task = recorded.task
         self.log.info(
             "callback.received",
-            task_id=task_id,
+            task_id=op.task_id,
             upstream_id=task.upstream_id,
             verdict=recorded.verdict,
             detail=recorded.detail,
             state=task.state,
-            bytes=len(body),
+            bytes=len(op.body),
             duration_ms=round((perf_counter() - started) * 1000, 1),
         )
         self.after(recorded)
