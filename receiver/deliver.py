@@ -214,12 +214,19 @@ class Deliverer:
         lane = self._lanes.get(destination)
         return 0 if lane is None or self._stopping else lane.room
 
-    def wake(self, destination: str | None = None) -> None:
-        """Something may be due: for one destination, or for any."""
+    def wake(self, destination: str | None = None, due_at: datetime | None = None) -> None:
+        """Something is due: for one destination or for any, now or at a time."""
         for name in self._lanes if destination is None else (destination,):
-            if name in self._lanes:
-                self._lanes[name].due = True
-        self._wake.set()
+            lane = self._lanes.get(name)
+            if lane is None:
+                continue
+            if due_at is None or due_at <= self.clock():
+                lane.due = True
+            elif lane.due_at is None or due_at < lane.due_at:
+                lane.due_at = due_at
+            else:
+                continue
+            self._wake.set()
 
     def take(self, leased: Sequence[tuple[Delivery, Event]]) -> None:
         """Deliveries that were leased at birth."""

@@ -24,7 +24,7 @@ class After:
     Attributes:
         take: the deliverer's door for deliveries leased at birth.
         poll: tell the poller when a task is due; None for at once.
-        deliver: wake the loop of that name.
+        deliver: tell the deliverer that a destination's delivery is due at a time.
     """
 
     def __init__(self, log: Logger) -> None:
@@ -32,7 +32,7 @@ class After:
         self.log = log
         self.take: Callable[[Sequence[tuple[Delivery, Event]]], None] = lambda _leased: None
         self.poll: Callable[[datetime | None], None] = lambda _due_at: None
-        self.deliver: Callable[[], None] = lambda: None
+        self.deliver: Callable[[str, datetime | None], None] = lambda _destination, _due_at: None
         self.stopping = False
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
 
@@ -50,8 +50,8 @@ class After:
             )
         if recorded.leased:
             self.take(recorded.leased)
-        if recorded.waiting:
-            self.deliver()
+        for delivery in recorded.waiting:
+            self.deliver(delivery.destination, delivery.due_at)
         if recorded.look or task.poll_due_at is not None:
             self.poll(None if recorded.look else task.poll_due_at)
         for waiter in self._waiting.pop(task.id, ()):

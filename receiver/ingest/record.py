@@ -62,6 +62,7 @@ class Recorded:
 
     Attributes:
         leased: deliveries leased at birth, with their event.
+        waiting: deliveries that were born pending.
         look: the poller has something to do before its next round.
     """
 
@@ -70,7 +71,7 @@ class Recorded:
     detail: str = ""
     events: list[Event] = field(default_factory=list)
     leased: list[tuple[Delivery, Event]] = field(default_factory=list)
-    waiting: bool = False
+    waiting: list[Delivery] = field(default_factory=list)
     look: bool = False
     moved: bool = False
 
@@ -106,7 +107,7 @@ def record(
         if delivery.state == "leased":
             into.leased.append((delivery, event))
         else:
-            into.waiting = True
+            into.waiting.append(delivery)
     event = replace(event, skips_json=orjson.dumps(skips).decode()) if skips else event
     unit.add_event(event)
     into.events.append(event)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from receiver.envelope import Envelope
     from receiver.ids import TaskId
     from receiver.ingest import After, Rulebook
     from receiver.logs import Logger
