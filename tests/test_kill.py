@@ -338,6 +338,7 @@ def _judge(scene: Scene) -> None:
     _judge_payments(scene)
     _judge_callbacks(scene)
     _judge_webhooks(scene)
+    _judge_log(scene)
     assert scene.rows("pragma integrity_check") == [("ok",)]
 
 
@@ -391,3 +392,16 @@ def _judge_webhooks(scene: Scene) -> None:
             hit = any(first - READ_AFTER <= kill <= min(again, first + IN_FLIGHT_FOR) for kill in scene.victim.kills)
             assert hit, f"{event_id} came again without a kill, {again - first:.3f} s later"
     assert repeats >= 1, "no kill hit an attempt, though some were aimed at one"
+
+
+def _judge_log(scene: Scene) -> None:
+    """Every line of every life, at level info: no callback token in it, and no key."""
+    log = scene.victim.config.with_suffix(".log").read_text()
+    tokens = [str(task.callback_url).rpartition("/")[2] for task in scene.upstream.tasks.values() if task.callback_url]
+    assert tokens
+    assert log.count("callback.received") >= 20
+    assert [token for token in tokens if token in log] == []
+    assert [
+        secret for secret in (world.API_KEY, world.SECRET, world.SIGNING_KEY, "upstream-key") if secret in log
+    ] == []
+    assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:3000]

@@ -301,7 +301,7 @@ class World:
         """
         await self.ended(task_id)
         received = [one for one in await self.arrived(task_id, events) if is_terminal(one.type)]
-        await self.eventually(lambda: self._all_delivered(task_id))
+        await self.eventually(lambda: self.all_delivered(task_id))
         task, items = await self.task(task_id), await self.timeline(task_id)
         recorded = [item["event_id"] for item in items if item["kind"] == "event" and is_terminal(item["type"])]
         assert [one.id for one in received] == recorded, show(items)
@@ -313,7 +313,8 @@ class World:
         assert len(self.renders(task)) <= 1, show(items)
         return last
 
-    async def _all_delivered(self, task_id: str) -> bool:
+    async def all_delivered(self, task_id: str) -> bool:
+        """Every delivery of a task has arrived."""
         return all(item["state"] == "delivered" for item in await self.timeline(task_id, "delivery"))
 
     # -- the others ------------------------------------------------------------------------------------------------
