@@ -225,15 +225,16 @@ def test_an_id_in_early_progress_is_kept_and_gives_way_to_the_end() -> None:
     """Progress that names an id may be needed to adopt; a terminal word takes its place."""
     early = judge(a_task("submitting"), said("running"), "callback", "odd", NOW).task
     assert early.held_json is not None
-    assert judge(early, said("running", upstream_id="up-2"), "callback", "odd", NOW).task == early
+    assert judge(early, said("running", upstream_id="up-2"), "callback", "odd", NOW).task.held_json == early.held_json
     ended = judge(early, said("failed"), "callback", "odd", NOW).task
     assert msgspec.json.decode(ended.held_json or "", type=Observation).seen == "failed"
 
 
 def test_early_progress_without_an_id_is_not_kept() -> None:
-    """It would decide nothing."""
+    """It would decide nothing; but that the upstream speaks of the task is noted, so that it is not sent again."""
     task = a_task("submitting")
-    assert judge(task, said("running", upstream_id=None), "callback", "odd", NOW).task == task
+    after = judge(task, said("running", upstream_id=None), "callback", "odd", NOW).task
+    assert (after.state, after.held_json, after.shown) == ("submitting", None, True)
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,9 @@ async def test_ambiguous(store: Store) -> None:
         (NAMELESS, Ambiguous("hang"), "succeeded", None, None),
         (SUCCESS, NotTaken("429", None), "queued", "up-1", URGENT),
         (NAMELESS, Refused(400, "no", account=False), "succeeded", None, None),
+        ('{"status":"1"}', NotTaken("429", None), "ambiguous", None, later(25 * 3600)),
+        ('{"status":"1"}', Refused(400, "no", account=False), "ambiguous", None, later(25 * 3600)),
+        ('{"status":"1"}', Taken("up-1", None), "queued", "up-1", later(61)),
     ],
 )
 async def test_a_callback_before_the_answer(
@@ -164,6 +167,7 @@ async def test_a_callback_before_the_answer(
     assert payloads(store) == 0
     ends = [kind for kind in await events_of(store, task.id) if kind != "task.queued"]
     assert ends == (["task.succeeded"] if state == "succeeded" else [])
+    assert after.submit_due_at is None
 
 
 async def test_the_answer_of_a_sender_that_was_given_up(store: Store) -> None:

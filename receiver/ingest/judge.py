@@ -132,7 +132,7 @@ def _judge_unsent(task: Task, seen: Observation, now: datetime) -> Judgement:
         held = msgspec.json.decode(task.held_json, type=Observation) if task.held_json else None
         if held is not None and held.seen in lifecycle.TERMINAL_SEEN:
             return Judgement(task, "late", "another terminal callback is kept already")
-        kept = replace(task, shown=True, held_json=msgspec.json.encode(seen).decode()) if keep else task
+        kept = replace(task, shown=True, held_json=msgspec.json.encode(seen).decode() if keep else task.held_json)
         if task.state == "pending":
             # It was put back as surely not taken, and yet the upstream speaks of it: it must not be sent again.
             return judge_held(replace(kept, state="ambiguous", submit_due_at=None), now)

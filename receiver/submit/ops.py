@@ -129,11 +129,11 @@ class Answered:
         match self.answer:
             case Taken():
                 self._taken(unit, before, self.answer, into)
-            case Refused() if before.held_json is None and not (self.answer.account and before.deferred):
+            case Refused() if not before.shown and not (self.answer.account and before.deferred):
                 self._rejected(unit, before, self.answer.reason, self.code, into)
-            case NotTaken() | Refused() if before.held_json is None:
+            case NotTaken() | Refused() if not before.shown:
                 self._again(unit, before, self.answer, into)
-            case _:
+            case _:  # no answer tells; or one says no, and yet the upstream has called back: it is not sent again
                 ambiguous(unit, before, self.rules, self.at, into)
         if into.task.state not in {"pending", "submitting"}:
             unit.drop_payload(before.id)
