@@ -1,24 +1,19 @@
-"""Take due deliveries, run their destination's flow through egress, write the attempt and the decision (law three).
-
-Every destination has a lane of its own: its deliveries wait there for its slots, so a slow one delays nobody else.
-A delivery comes by one of two ways, always leased: handed over in memory right after the commit that made it (leased at
-birth), or claimed when it is due. Whatever is lost on the way has a lease that runs out, and the sweep gives it back.
-"""
+"""The loop that claims, the slots, and the attempts; decisions are `retry`'s, writes are `ops`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from msgspec.structs import replace
 
 from receiver import ids, retry
+from receiver.deliver.lanes import Lane
+from receiver.deliver.ops import Attempted, Claim, HandBack
 from receiver.errors import EgressError, StoreUnavailable
-from receiver.records import Attempt, Delivery, Event
+from receiver.records import Attempt
 from receiver.retry import Result
 from receiver.wire import HttpRequest
 
@@ -26,12 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    from receiver.destinations.base import Kind, Options
+    from receiver.deliver.lanes import Destination
     from receiver.egress import Egress
-    from receiver.ids import DeliveryId, TaskId
     from receiver.logs import Logger
+    from receiver.records import Delivery, Event
     from receiver.retry import Decision
-    from receiver.store import Store, Unit
+    from receiver.store import Store
     from receiver.wire import HttpResponse
 
 KEPT_BYTES = 16 * 1024
@@ -39,147 +34,6 @@ KEPT_BYTES = 16 * 1024
 IDLE_FOR = 1.0
 STORE_RETRY_FOR = timedelta(seconds=0.5)
 """Between tries to write what an attempt became."""
-HANDED_PER_SLOT = 4
-"""Deliveries that may wait in memory for each slot of a lane; more stay in the store until there is room."""
-
-
-@dataclass(frozen=True)
-class Destination:
-    """A configured receiver, as deliver needs it. Durations of attempts are seconds."""
-
-    name: str
-    kind: Kind
-    options: Options
-    schedule: Sequence[timedelta]
-    jitter: float
-    timeout: float
-    max_concurrency: int
-    allow_private: bool
-
-    @property
-    def lease_for(self) -> timedelta:
-        """Long enough for those ahead in memory and for itself."""
-        return timedelta(seconds=(HANDED_PER_SLOT + 2) * self.timeout + 30)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The op that leases what is due for one destination, oldest due first."""
-
-    store: Store
-    destination: str
-    limit: int
-    now: datetime
-    lease_until: datetime
-    task_ids: Sequence[TaskId] = ()
-    delivery_ids: Sequence[DeliveryId] = ()
-
-    def apply(self, unit: Unit) -> tuple[list[tuple[Delivery, Event]], datetime | None]:
-        """The leased deliveries with their events, and when the next is due."""
-        questions = self.store.deliveries
-        leased = []
-        for delivery in unit.deliveries_where(
-            questions.due, destination=self.destination, now=self.now, limit=self.limit
-        ):
-            taken = replace(
-                delivery,
-                state="leased",
-                due_at=None,
-                leased_until=self.lease_until,
-                lease_token=delivery.lease_token + 1,
-            )
-            unit.put_delivery(taken)
-            leased.append(taken)
-        upcoming = questions.next_due_at(unit.select(questions.next_due, destination=self.destination))
-        if not leased:
-            return [], upcoming
-        asked = self.store.dialect.ids(delivery.event_id for delivery in leased)
-        rows = self.store.events.rows.decode_all(unit.select(self.store.events.by_id, ids=asked))
-        events = {event.id: event for event in rows}
-        return [(delivery, events[delivery.event_id]) for delivery in leased], upcoming
-
-
-@dataclass(slots=True)
-class Attempted:
-    """The op that writes an attempt and its decision: one guarded write; under a stale lease it changes nothing."""
-
-    delivery: Delivery
-    attempt: Attempt
-    decision: Decision
-    at: datetime
-    task_ids: Sequence[TaskId] = ()
-
-    @property
-    def delivery_ids(self) -> tuple[DeliveryId, ...]:
-        """The delivery that was tried."""
-        return (self.delivery.id,)
-
-    def apply(self, unit: Unit) -> bool:
-        """Stage it; whether the lease still held."""
-        before = unit.delivery(self.delivery.id)
-        if before is None or before.state != "leased" or before.lease_token != self.delivery.lease_token:
-            return False
-        ended = self.decision.state != "pending"
-        unit.put_delivery(
-            replace(
-                before,
-                state=self.decision.state,
-                attempt_count=self.attempt.number,
-                leased_until=None,
-                due_at=None if ended else self.decision.due_at,
-                finished_at=self.at if ended else None,
-            )
-        )
-        unit.add_attempt(self.attempt)
-        return True
-
-
-@dataclass(frozen=True)
-class HandBack:
-    """The op that gives leased deliveries back untried: no attempt is spent."""
-
-    deliveries: Sequence[Delivery]
-    now: datetime
-    task_ids: Sequence[TaskId] = ()
-
-    @property
-    def delivery_ids(self) -> list[DeliveryId]:
-        """Those that are given back."""
-        return [delivery.id for delivery in self.deliveries]
-
-    def apply(self, unit: Unit) -> int:
-        """Stage it; how many were still ours."""
-        given = 0
-        for mine in self.deliveries:
-            delivery = unit.delivery(mine.id)
-            if delivery is not None and delivery.state == "leased" and delivery.lease_token == mine.lease_token:
-                unit.put_delivery(replace(delivery, state="pending", due_at=self.now, leased_until=None))
-                given += 1
-        return given
-
-
-@dataclass
-class _Lane:
-    """One destination's deliveries in this process: those that wait in memory, and those under way."""
-
-    destination: Destination
-    waiting: deque[tuple[Delivery, Event]] = field(default_factory=deque)
-    busy: int = 0
-    due: bool = True
-    due_at: datetime | None = None
-
-    @property
-    def capacity(self) -> int:
-        return self.destination.max_concurrency * HANDED_PER_SLOT
-
-    @property
-    def is_low(self) -> bool:
-        """Claiming in larger steps costs less: not before half of the room is free."""
-        return self.room > self.capacity // 2
-
-    @property
-    def room(self) -> int:
-        return max(0, self.capacity - len(self.waiting) - self.busy)
 
 
 @dataclass
@@ -199,7 +53,7 @@ class Deliverer:
     entropy: Callable[[int], bytes]
     draw: Callable[[], float]
     max_concurrency: int
-    _lanes: dict[str, _Lane] = field(init=False)
+    _lanes: dict[str, Lane] = field(init=False)
     _busy: int = 0
     _trying: dict[asyncio.Task[None], Delivery] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -207,7 +61,7 @@ class Deliverer:
 
     def __post_init__(self) -> None:
         """Open a lane for every destination."""
-        self._lanes = {name: _Lane(destination) for name, destination in self.destinations.items()}
+        self._lanes = {name: Lane(destination) for name, destination in self.destinations.items()}
 
     def room(self, destination: str) -> int:
         """How many more may be handed over now; read from the writer's thread, so it is a hint and not a promise."""
@@ -288,12 +142,12 @@ class Deliverer:
                     self._begin(lane, delivery, event)
                     started = True
 
-    def _has_slot(self, lane: _Lane) -> bool:
+    def _has_slot(self, lane: Lane) -> bool:
         if lane.busy >= lane.destination.max_concurrency:
             return False
         return lane.busy == 0 or self._busy < self.max_concurrency
 
-    def _begin(self, lane: _Lane, delivery: Delivery, event: Event) -> None:
+    def _begin(self, lane: Lane, delivery: Delivery, event: Event) -> None:
         lane.busy += 1
         self._busy += 1
         trying = asyncio.create_task(self._attempt(lane.destination, delivery, event))
