@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from msgspec.structs import replace
+from starlette.requests import Request
 
 from receiver.deliver import Attempted, Claim, HandBack
 from receiver.errors import Conflict, NotFound, StoreUnavailable
@@ -19,6 +20,7 @@ from receiver.records import Attempt, Observation
 from receiver.retry import Decision
 from receiver.store import Store, writer
 from receiver.submit.ops import Accept
+from receiver.web.health import Health
 from tests.rooms import (
     NOW,
     PATIENCE,
@@ -353,6 +355,24 @@ async def test_a_full_disk_is_an_outage_and_ends(store: Store) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
     await works_again(store)
+
+
+async def test_a_full_disk_is_no_readiness(store: Store) -> None:
+    """A commit that writes nothing succeeds on a full disk, so the probe of `/readyz` writes."""
+    health = Health(store, list)
+    request = Request({"type": "http", "method": "GET", "path": "/readyz", "headers": []})
+    assert (await health.ready(request)).status_code == 200
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
+        answer = await health.ready(request)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert answer.status_code == 503
+    assert b"cannot commit" in bytes(answer.body)
+    for _ in range(3):
+        assert (await health.ready(request)).status_code == 200
+    assert rows_of(store, "SELECT count(*) FROM counters") == [(1,)]
 
 
 async def test_a_corrupt_page_is_an_outage(store: Store) -> None:

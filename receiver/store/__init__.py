@@ -16,7 +16,7 @@ from receiver.errors import StoreUnavailable
 from receiver.store.deliveries import DeliveryQuestions
 from receiver.store.dialect import Dialect, open_dialect
 from receiver.store.events import EventQuestions
-from receiver.store.prune import PruneQuestions
+from receiver.store.prune import PruneQuestions, probe
 from receiver.store.tasks import TaskQuestions
 from receiver.store.unit import Statements, Unit
 from receiver.store.writer import Op, Writer
@@ -38,6 +38,7 @@ class Store:
 
     Attributes:
         tasks, deliveries, events: the questions that can be asked.
+        probe: statements that write a row of no meaning.
         writer: the process's one writer.
     """
 
@@ -48,6 +49,7 @@ class Store:
         self.deliveries = DeliveryQuestions(dialect)
         self.events = EventQuestions(dialect)
         self.prune = PruneQuestions(dialect)
+        self.probe = probe(dialect)
         self._statements = Statements(dialect)
         self._engine = dialect.engine()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")

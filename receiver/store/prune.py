@@ -1,4 +1,4 @@
-"""Retention's statements: terminal tasks past their age, in small steps, with all that hangs on them."""
+"""Retention's statements: terminal tasks past their age, in small steps, with all that hangs on them; and a probe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import bindparam, exists, literal_column, select
 
 from receiver.store.rows import Prepared
-from receiver.store.schema import attempts, deliveries, events, inbox, payloads, tasks
+from receiver.store.schema import attempts, counters, deliveries, events, inbox, payloads, tasks
 
 if TYPE_CHECKING:
     from receiver.store.dialect import Dialect
@@ -44,3 +44,10 @@ class PruneQuestions:
                 (tasks, tasks.c.id),
             )
         ]
+
+
+def probe(dialect: Dialect) -> tuple[Prepared, Prepared]:
+    """Statements that put a row of no meaning in the place of another: a commit of nothing proves nothing."""
+    mine = counters.c.name == literal_column("'probe'")
+    row = counters.insert().values(name=literal_column("'probe'"), value=literal_column("1"))
+    return Prepared(counters.delete().where(mine), dialect.core), Prepared(row, dialect.core)
