@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, WithJsonSchema, field_validator
 
 from receiver import routing, signing
 from receiver.config.values import RateText, Size, Span, SpanOrZero, duration, positive, suggestion
@@ -22,54 +23,46 @@ SIGNING_KEY_CHARS = 32
 
 
 def _http_url(url: str) -> str:
-    parts = _url_parts(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("an absolute URL is wanted, beginning with https:// (or http://)")
-    if parts.query or parts.fragment or "?" in url or "#" in url:
-        raise ValueError("a query or fragment does not belong in a base URL")
-    if re.search(r"[\s\x00-\x1f]", url):
-        raise ValueError("a URL has no spaces")
-    if "@" in parts.netloc:
-        raise ValueError("user and password do not belong in this URL")
-    return url.rstrip("/")
-
-
-def _url_parts(url: str) -> SplitResult:
+    if re.search(r"[\s\x00-\x1f\x7f\\]", url):
+        raise ValueError("a URL has no spaces, control characters or backslashes")
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:  # its words may repeat a password
         raise ValueError("this is no URL: its host or port cannot be read") from None
-    return parts
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("an absolute URL is wanted, beginning with https:// (or http://)")
+    if "?" in url or "#" in url:
+        raise ValueError("a query or fragment does not belong in a base URL")
+    if "@" in parts.netloc:
+        raise ValueError("user and password do not belong in this URL")
+    return url.rstrip("/")
 
 
 def _host(host: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?", host):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*|[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?", host):
         raise ValueError('an address or a name to listen on is wanted, such as "127.0.0.1", "0.0.0.0" or "::"')
     return host
 
 
-def _secrets(values: tuple[str, ...]) -> tuple[str, ...]:
-    for number, value in enumerate(values, 1):
-        try:
-            signing.check_secret(value)
-        except SecretError as error:
-            raise ValueError(f"secret {number}: {error}") from None
-    return values
+def _secret(value: str) -> str:
+    try:
+        signing.check_secret(value)
+    except SecretError as error:
+        raise ValueError(str(error)) from None
+    return value
 
 
-def _signing_keys(values: tuple[str, ...]) -> tuple[str, ...]:
-    for number, value in enumerate(values, 1):
-        if len(value) < SIGNING_KEY_CHARS:
-            raise ValueError(f"key {number} has {len(value)} characters, {SIGNING_KEY_CHARS} or more are wanted")
-    return values
+def _signing_key(value: str) -> str:
+    if len(value) < SIGNING_KEY_CHARS:
+        raise ValueError(f"it has {len(value)} characters, {SIGNING_KEY_CHARS} or more are wanted")
+    return value
 
 
-def _api_keys(values: tuple[str, ...]) -> tuple[str, ...]:
-    for number, value in enumerate(values, 1):
-        if not value or not value.isascii() or not value.isprintable() or " " in value:
-            raise ValueError(f"key {number} is empty or not plain ASCII without spaces; it goes into a header")
-    return values
+def _header(value: str) -> str:
+    if not re.fullmatch("[!-~]+", value):
+        raise ValueError("it is empty, or not plain ASCII without spaces; it goes into a header")
+    return value
 
 
 def _sqlite_or_postgres(url: str) -> str:
@@ -80,18 +73,86 @@ def _sqlite_or_postgres(url: str) -> str:
             '"sqlite:///receiver.db" (relative), "sqlite:////var/lib/receiver.db" or "postgresql://…" is wanted'
         )
     path, _, query = url.removeprefix("sqlite:///").partition("?")
+    if not path or ":memory:" in path or "mode=memory" in query:
+        raise ValueError("a database in memory would lose what was acknowledged; name a file")
     if query not in {"", "ephemeral=ok"}:
         raise ValueError("the only thing that can follow a ? here is ephemeral=ok")
-    if path in {"", ":memory:"}:
-        raise ValueError("a database in memory would lose what was acknowledged; name a file")
+    if not path.isprintable() or path.endswith("/"):
+        raise ValueError("the name of a file is wanted after sqlite:///")
     return url
 
 
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-Texts = Annotated[tuple[str, ...], Strict(strict=False)]
-Secrets = Annotated[tuple[str, ...], Strict(strict=False), AfterValidator(_secrets)]
-Spans = Annotated[tuple[SpanOrZero, ...], Strict(strict=False), Field(min_length=1)]
+def _event(pattern: str) -> str:
+    types = routing.types_of(pattern)
+    if not types:
+        known = (*sorted(routing.EVENT_TYPES), "task.*")
+        near = suggestion(pattern, known) or f"; there are {', '.join(known)}"
+        raise ValueError(f'no event is called "{pattern}"{near}')
+    if types & routing.OPERATOR_EVENTS:
+        raise ValueError(f'"{pattern}" is not built yet in this release (operator events)')
+    return pattern
+
+
+def _route(route: str) -> str:
+    if route not in ROUTES:
+        near = suggestion(route, ROUTES) or f"; there are {', '.join(ROUTES)}"
+        raise ValueError(f'there is no route "{route}"{near}')
+    return route
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _match_value(value: Any) -> Any:
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(map(_is_scalar, values)):
+        raise ValueError("a value or a list of values (text, numbers, true, false) is wanted")
+    return value
+
+
+def _archive_url(url: str) -> str:
+    if not re.fullmatch(r"|file:///[^/\x00-\x1f].*|s3://[^/\s]+(?:/.*)?", url):
+        raise ValueError('"file:///var/lib/receiver/renders" or "s3://bucket/prefix" is wanted, or "" for none')
+    return url
+
+
+def _public_base(url: str) -> str:
+    return url and _http_url(url)
+
+
+_URL_PATTERN = "^[hH][tT][tT][pP][sS]?://"
+HttpUrl = Annotated[
+    str, AfterValidator(_http_url), WithJsonSchema({"type": "string", "format": "uri", "pattern": _URL_PATTERN})
+]
+_DATABASE_URL = {"type": "string", "pattern": "^sqlite:///.|^postgres(?:ql)?://"}
+_ARCHIVE_URL = {"type": "string", "pattern": "^$|^file:///.|^s3://."}
+_PUBLIC_BASE = {"type": "string", "pattern": f"^$|{_URL_PATTERN}"}
+HeaderText = Annotated[str, AfterValidator(_header), WithJsonSchema({"type": "string", "pattern": "^[!-~]+$"})]
+SigningKey = Annotated[
+    str, AfterValidator(_signing_key), WithJsonSchema({"type": "string", "minLength": SIGNING_KEY_CHARS})
+]
+Secret = Annotated[
+    str, AfterValidator(_secret), WithJsonSchema({"type": "string", "pattern": "^whsec_[A-Za-z0-9+/]+=*$"})
+]
+Event = Annotated[
+    str,
+    AfterValidator(_event),
+    WithJsonSchema({"enum": [*sorted(routing.EVENT_TYPES - routing.OPERATOR_EVENTS), "task.*", "*"]}),
+]
+Route = Annotated[str, AfterValidator(_route), WithJsonSchema({"enum": list(ROUTES)})]
+_ONE = {"type": ["string", "number", "boolean"]}
+MatchValue = Annotated[
+    Any,
+    AfterValidator(_match_value),
+    # A table in it is a dotted path that was written without quotes.
+    WithJsonSchema({"anyOf": [_ONE, {"type": "array", "items": _ONE, "minItems": 1}, {"type": "object"}]}),
+]
+# TOML's lists come as lists; all else is as strict as the rest.
+A_LIST = Strict(strict=False)
+Spans = Annotated[tuple[SpanOrZero, ...], A_LIST, Field(min_length=1)]
 Whole = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -115,19 +176,19 @@ class Server(Section):
 class Database(Section):
     """Where everything durable is."""
 
-    url: Annotated[str, AfterValidator(_sqlite_or_postgres)] = Field("sqlite:///receiver.db", repr=False)
+    url: Annotated[str, AfterValidator(_sqlite_or_postgres), WithJsonSchema(_DATABASE_URL)] = Field(
+        "sqlite:///receiver.db", repr=False
+    )
     migrate: bool = True
 
 
 class Security(Section):
     """Keys, oldest first; the last signs, all verify."""
 
-    signing_keys: Annotated[tuple[str, ...], Strict(strict=False), AfterValidator(_signing_keys)] = Field(
-        (), repr=False
-    )
-    api_keys: Annotated[tuple[str, ...], Strict(strict=False), AfterValidator(_api_keys)] = Field((), repr=False)
+    signing_keys: Annotated[tuple[SigningKey, ...], A_LIST] = Field((), repr=False)
+    api_keys: Annotated[tuple[HeaderText, ...], A_LIST] = Field((), repr=False)
     callback_ttl: Span = positive("48h")
-    callback_secrets: Secrets = Field((), repr=False)
+    callback_secrets: Annotated[tuple[Secret, ...], A_LIST] = Field((), repr=False)
     allow_private_callbacks: bool = False
 
 
@@ -135,23 +196,16 @@ class Upstream(Section):
     """The video API, and how submissions go there."""
 
     base_url: HttpUrl = "https://api.cometapi.com"
-    api_key: Annotated[str, Field(min_length=1)] | None = Field(None, repr=False)
-    runway_version: str = "2024-11-06"
+    api_key: HeaderText | None = Field(None, repr=False)
+    runway_version: HeaderText = "2024-11-06"
     timeout: Span = positive("30s")
     max_concurrency: Whole = 8
     rate: RateText | None = None
-    submit_retry: Annotated[tuple[Span, ...], Strict(strict=False), Field(min_length=1)] = tuple(
+    submit_retry: Annotated[tuple[Span, ...], A_LIST, Field(min_length=1)] = tuple(
         positive(text) for text in ("1s", "2s", "5s", "10s", "30s", "60s")
     )
     submit_deadline: Span = positive("6h")
     confirm_callbacks: Literal["odd", "always", "never"] = "odd"
-
-    @field_validator("api_key")
-    @classmethod
-    def _fits_a_header(cls, key: str | None) -> str | None:
-        if key is not None and (not key.isascii() or not key.isprintable()):
-            raise ValueError("it is not plain ASCII on one line; it goes into a header")
-        return key
 
 
 class PollingSection(Section):
@@ -159,9 +213,9 @@ class PollingSection(Section):
 
     callback_grace: SpanOrZero = duration("60s")
     interval: Span = positive("5s")
-    backoff: Annotated[float, Strict(strict=False), Field(ge=1, le=10)] = 1.5
+    backoff: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False)] = 1.5
     max_interval: Span = positive("60s")
-    jitter: Annotated[float, Strict(strict=False), Field(ge=0, le=1)] = 0.2
+    jitter: Share = 0.2
     max_concurrency: Whole = 8
     missing_grace: SpanOrZero = duration("120s")
     deadline: Span = positive("25h")
@@ -172,7 +226,7 @@ class DeliverySection(Section):
 
     timeout: Span = positive("15s")
     schedule: Spans = tuple(duration(t) for t in ("0s", "5s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "24h"))
-    jitter: Annotated[float, Strict(strict=False), Field(ge=0, le=1)] = 0.2
+    jitter: Share = 0.2
     max_concurrency: Whole = 64
     circuit_failures: Whole = 10
     circuit_pause: Span = positive("60s")
@@ -181,13 +235,13 @@ class DeliverySection(Section):
 class Archive(Section):
     """Copies of the renders."""
 
-    url: str = ""
-    what: Annotated[tuple[Literal["video", "poster", "last_frame"], ...], Strict(strict=False)] = (
+    url: Annotated[str, AfterValidator(_archive_url), WithJsonSchema(_ARCHIVE_URL)] = ""
+    what: Annotated[tuple[Literal["video", "poster", "last_frame"], ...], A_LIST] = (
         "video", "poster", "last_frame",
     )  # fmt: skip
     before_delivery: bool = True
     max_bytes: Size = 2 * 1024**3
-    public_base: str = ""
+    public_base: Annotated[str, AfterValidator(_public_base), WithJsonSchema(_PUBLIC_BASE)] = ""
     link_ttl: Span = positive("7d")
     allow_private: bool = False
 
@@ -210,14 +264,14 @@ class Destination(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
     kind: str
-    events: Annotated[tuple[str, ...], Strict(strict=False), Field(min_length=1)] | None = None
-    routes: Annotated[tuple[str, ...], Strict(strict=False), Field(min_length=1)] | None = None
-    match: dict[str, Any] = Field(default_factory=dict)
+    events: Annotated[tuple[Event, ...], A_LIST, Field(min_length=1)] | None = None
+    routes: Annotated[tuple[Route, ...], A_LIST, Field(min_length=1)] | None = None
+    match: dict[Annotated[str, Field(min_length=1)], MatchValue] = Field(default_factory=dict)
     rate: RateText | None = None
     max_concurrency: Whole = 8
     allow_private: bool = False
     schedule: Spans | None = None
-    jitter: Annotated[float, Strict(strict=False), Field(ge=0, le=1)] | None = None
+    jitter: Share | None = None
     timeout: Span | None = None
     circuit_failures: Whole | None = None
     circuit_pause: Span | None = None
@@ -233,42 +287,11 @@ class Destination(Section):
             raise ValueError(f'there is no kind "{kind}"{suggestion(kind, known) or "; there are " + ", ".join(known)}')
         return kind
 
-    @field_validator("events")
-    @classmethod
-    def _are_known(cls, events: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for pattern in events or ():
-            types = routing.types_of(pattern)
-            if not types:
-                known = (*sorted(routing.EVENT_TYPES), "task.*")
-                near = suggestion(pattern, known) or f"; there are {', '.join(known)}"
-                raise ValueError(f'no event is called "{pattern}"{near}')
-            if types & routing.OPERATOR_EVENTS:
-                raise ValueError(f'"{pattern}" is not built yet in this release (operator events)')
-        return events
-
-    @field_validator("routes")
-    @classmethod
-    def _are_routes(cls, routes: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for route in routes or ():
-            if route not in ROUTES:
-                near = suggestion(route, ROUTES) or f"; there are {', '.join(ROUTES)}"
-                raise ValueError(f'there is no route "{route}"{near}')
-        return routes
-
     @field_validator("match", mode="before")
     @classmethod
     def _is_flat(cls, match: Any) -> Any:
         """`{ metadata.team = "vfx" }` without quotes is a table in a table to TOML; the same is meant."""
         return _flat(match) if isinstance(match, dict) else match
-
-    @field_validator("match")
-    @classmethod
-    def _holds_values(cls, match: dict[str, Any]) -> dict[str, Any]:
-        for path, value in match.items():
-            values = value if isinstance(value, list) else [value]
-            if not path or not all(isinstance(one, str | int | float | bool) for one in values) or not values:
-                raise ValueError(f'"{path}": a value or a list of values (text, numbers, true, false) is wanted')
-        return match
 
 
 def _flat(table: dict[str, Any]) -> dict[str, Any]:

@@ -2,72 +2,131 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
 from receiver.config.models import DESTINATION_SECRET_KEYS, SECRET_KEYS, SECTIONS, Config, Destination
+from receiver.config.sources import REFERENCE
+from receiver.config.telling import dotted
 from receiver.destinations import KINDS
 from receiver.destinations.base import MASK, masked_url
+from receiver.wire import HttpRequest
 
 if TYPE_CHECKING:
-    from receiver.config.sources import Raw
+    from pydantic import BaseModel
+
+    from receiver.config.lines import Path
+    from receiver.config.telling import Raw
 
 
 def effective(config: Config, raw: Raw) -> list[tuple[str, Any, str]]:
-    """Every key with its value (secrets masked) and where it was set."""
+    """Every key with its value (secrets masked) and where it was set: `default`, `config.toml:12`, or who said it."""
     shown: list[tuple[str, Any, str]] = []
     for name in SECTIONS:
-        section = getattr(config, name).model_dump(mode="json")
         given = raw.tree.get(name, {})
-        for key, value in section.items():
-            source = raw.place((name, key)) if isinstance(given, dict) and key in given else "default"
-            shown.append((f"{name}.{key}", _masked(f"{name}.{key}", value), source))
+        for key, value in getattr(config, name).model_dump(mode="json").items():
+            source = raw.place((name, key)) if key in given else "default"
+            shown.append((f"{name}.{key}", _masked((name, key), value, raw), source))
     for number, destination in enumerate(config.destinations):
         document = destination.model_dump(mode="json") | destination.options.model_dump(mode="json")
         given = raw.tree["destinations"][number]
         for key, value in document.items():
-            source = raw.place(("destinations", number, key)) if key in given else "default"
-            shown.append((f"destinations[{number}].{key}", _destination_masked(key, value), source))
+            path = ("destinations", number, key)
+            source = raw.place(path) if key in given else "default"
+            shown.append((dotted(path), _masked(path, value, raw), source))
     return shown
 
 
-def _masked(name: str, value: Any) -> Any:
-    if name in SECRET_KEYS:
+def secrets_of(config: Config) -> list[str]:
+    """Every secret value in a configuration, so that logs can be told never to show it (`logs.hide`)."""
+    found = [*config.security.signing_keys, *config.security.api_keys, *config.security.callback_secrets]
+    found += [config.upstream.api_key or "", urlsplit(config.database.url).password or ""]
+    for destination in config.destinations:
+        options = destination.options.model_dump()
+        for key in DESTINATION_SECRET_KEYS:
+            found += options.get(key, ())
+        request = HttpRequest("POST", options.get("url", ""), options.get("headers", {}), b"")
+        masked = KINDS[destination.kind].masked(request)
+        found += [value for name, value in request.headers.items() if masked.headers[name] != value]
+        parts = urlsplit(request.url)
+        found += [parts.password or "", *(value for _, value in parse_qsl(parts.query))]
+    return [secret for secret in dict.fromkeys(found) if secret]
+
+
+def _masked(path: Path, value: Any, raw: Raw) -> Any:
+    """A value as it may be shown to whoever asks, with what a URL or a header holds masked."""
+    key = path[-1]
+    if f"{path[0]}.{key}" in SECRET_KEYS or (len(path) > 2 and key in DESTINATION_SECRET_KEYS):  # noqa: PLR2004
         return [MASK for _ in value] if isinstance(value, list) else value and MASK
-    is_url = name.endswith("url") and isinstance(value, str) and not value.startswith("sqlite:")
-    return masked_url(value) if is_url and "://" in value else value
-
-
-def _destination_masked(key: str, value: Any) -> Any:
-    if key in DESTINATION_SECRET_KEYS:
-        return [MASK for _ in value]
     if key == "headers":
         return dict.fromkeys(value, MASK)
-    return masked_url(value) if key == "url" else value
+    if not isinstance(value, str) or key not in {"url", "public_url", "base_url", "public_base"}:
+        return value
+    written = raw.written.get(path, "")
+    if "${" in written and re.fullmatch(r"\$\{[^}]*\}", written) is None:
+        value = REFERENCE.sub(MASK, written)  # a name in the midst of a URL stands for its secret part, most likely
+    return masked_url(value) if re.search(r"[@?#]", value) and not value.startswith("sqlite:") else value
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of the file."""
-    document = Config.model_json_schema(mode="validation")
-    destination = Destination.model_json_schema(mode="validation")
-    definitions = document.get("$defs", {})
-    definitions.pop("Destination", None)
-    variants = []
+    """The JSON Schema (2020-12) of the file: what `load` takes, as far as a schema can say it."""
+    properties: dict[str, Any] = {}
+    for name, model in SECTIONS.items():
+        secret = [one.partition(".")[2] for one in SECRET_KEYS if one.startswith(f"{name}.")]
+        properties[name] = _table(model, secret)
+        for key, value in model().model_dump(mode="json").items():
+            if value not in (None, []):
+                properties[name]["properties"][key]["default"] = value
+    kinds = []
     for kind in KINDS.values():
-        options = kind.options.model_json_schema(mode="validation")
-        properties = {**destination["properties"], **options["properties"], "kind": {"const": kind.name}}
-        properties.pop("options", None)
-        properties |= {
-            f"{key}_file": {"type": "string"} for key in DESTINATION_SECRET_KEYS if key in options["properties"]
-        }
-        required = [*destination.get("required", []), *options.get("required", [])]
-        variants.append(
-            {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-        )
-    for name in SECRET_KEYS:
-        section, key = name.split(".")
-        definitions[SECTIONS[section].__name__]["properties"][f"{key}_file"] = {"type": "string"}
-    document["properties"]["destinations"] = {"type": "array", "items": {"anyOf": variants}, "default": []}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "receiver configuration", **document}
+        secret = [key for key in DESTINATION_SECRET_KEYS if key in kind.options.model_fields]
+        shared, own = _table(Destination, []), _table(kind.options, secret)
+        shared["properties"].pop("options")
+        shared["properties"]["kind"] = {"const": kind.name}
+        required = sorted({*shared.get("required", []), *own.get("required", [])})
+        both = {"properties": shared["properties"] | own["properties"], "required": required}
+        kinds.append(own | both | {"description": f"A destination of the kind {kind.name}."})
+    properties["destinations"] = {"type": "array", "items": {"anyOf": kinds}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "The configuration of receiver",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _table(model: type[BaseModel], secret: list[str]) -> dict[str, Any]:
+    """A model's schema as an editor wants it: TOML has no null, and a reference can stand for any value."""
+    document = model.model_json_schema(mode="validation")
+    properties = {name: _value(one) for name, one in document["properties"].items()}
+    table = {
+        "type": "object",
+        "description": document.get("description", ""),
+        "properties": properties | {f"{key}_file": {"type": "string"} for key in secret},
+        "additionalProperties": False,
+    }
+    if "required" in document:
+        table["required"] = [name for name in document["required"] if name not in secret]
+    if secret:
+        table["allOf"] = [{"not": {"required": [key, f"{key}_file"]}} for key in secret]
+    return table
+
+
+def _value(given: dict[str, Any]) -> dict[str, Any]:
+    kinds = [one for one in given.get("anyOf", [given]) if one != {"type": "null"}]
+    found = []
+    for one in kinds:
+        kept = {name: value for name, value in one.items() if name not in {"title", "default"}}
+        if "items" in kept:
+            kept["items"] = _value(kept["items"])
+        if isinstance(kept.get("additionalProperties"), dict):
+            kept["additionalProperties"] = _value(kept["additionalProperties"])
+        found.append(kept)
+    if found == [{"type": "string"}] or any(one.get("type") == "object" for one in found):
+        return found[0] if len(found) == 1 else {"anyOf": found}
+    return {"anyOf": [*found, {"type": "string", "pattern": r"\$\{"}]}
 
 
 TEMPLATE = """\

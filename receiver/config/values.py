@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,15 +13,17 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_NUMBER: Final = r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*"
+_DURATION: Final = re.compile(_NUMBER + "(ms|s|m|h|d)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB)?")
+_SIZE: Final = re.compile(_NUMBER + "(B|KiB|MiB|GiB|TiB|kB|KB|MB|GB|TB)")
 _BYTES: Final = {
     "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4,
     "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4,
 }  # fmt: skip
-_RATE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|m|h)")
+_RATE: Final = re.compile(_NUMBER + r"/\s*(s|m|h)")
 _LONGEST: Final = timedelta(days=3650)
+_LARGEST: Final = 1 << 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Rate:
 
     def __str__(self) -> str:
         unit = {1: "s", 60: "m", 3600: "h"}[int(self.per.total_seconds())]
-        return f"{self.count:g}/{unit}"
+        return f"{self.count:.15g}/{unit}"
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -44,30 +45,23 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def duration(value: Any) -> timedelta:
-    """`"500ms" "15s" "5m" "2h" "30d"`, or a number of seconds; zero and up.
+    """`"500ms" "15s" "5m" "2h" "30d"`, or a number of seconds; zero and up, to the millisecond.
 
     Raises:
         ValueError: it is none.
     """
     if isinstance(value, timedelta):
         return value
-    wanted = 'a duration such as "500ms", "15s", "5m", "2h" or "30d", or a number of seconds, is wanted'
-    if isinstance(value, str):
-        found = _DURATION.fullmatch(value.strip())
-        if found is None and not re.fullmatch(r"\d+(?:\.\d+)?", value.strip()):
-            raise ValueError(wanted)
-        seconds = float(found[1]) * _SECONDS[found[2]] if found else float(value)
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        seconds = float(value)
-    else:
-        raise ValueError(wanted)
-    if not 0 <= seconds <= _LONGEST.total_seconds():
-        raise ValueError("a duration is from zero to ten years")
-    return timedelta(seconds=seconds)
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
+        value = float(found[1]) * _SECONDS[found[2]]
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not 0 <= value <= _LONGEST.total_seconds():  # nor NaN, which is in no order
+        raise ValueError('a duration such as "500ms", "15s", "2h" or "30d", or a number of seconds, is wanted')
+    return timedelta(milliseconds=round(value * 1000))
 
 
 def positive(value: Any) -> timedelta:
-    """A duration above zero.
+    """A duration above zero: a millisecond or more.
 
     Raises:
         ValueError: it is none.
@@ -93,11 +87,10 @@ def size(value: Any) -> int:
     Raises:
         ValueError: it is none.
     """
-    wanted = 'a size such as "48MiB" or "2GiB", or a number of bytes above zero, is wanted'
     if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
-        value = round(float(found[1]) * _BYTES[found[2] or "B"])
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 53:
-        raise ValueError(wanted)
+        value = round(float(found[1]) * _BYTES[found[2]])
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST:
+        raise ValueError('a size such as "48MiB" or "2GiB", or a number of bytes above zero, is wanted')
     return value
 
 
@@ -115,16 +108,35 @@ def rate(value: Any) -> Rate:
     return Rate(float(found[1]), timedelta(seconds=_SECONDS[found[2]]))
 
 
-_TEXT = WithJsonSchema({"type": ["string", "number"], "examples": ["500ms", "15s", "5m", "2h", "30d"]})
+_WRITTEN = {"type": "string", "pattern": rf"^\s*{_DURATION.pattern}\s*$", "examples": ["500ms", "15s", "2h", "30d"]}
 _AS_WRITTEN = PlainSerializer(written, return_type=str)
-Span = Annotated[timedelta, BeforeValidator(positive), _AS_WRITTEN, _TEXT]
-SpanOrZero = Annotated[timedelta, BeforeValidator(duration), _AS_WRITTEN, _TEXT]
+Span = Annotated[
+    timedelta,
+    BeforeValidator(positive),
+    _AS_WRITTEN,
+    WithJsonSchema({"anyOf": [_WRITTEN, {"type": "number", "exclusiveMinimum": 0}]}),
+]
+SpanOrZero = Annotated[
+    timedelta,
+    BeforeValidator(duration),
+    _AS_WRITTEN,
+    WithJsonSchema({"anyOf": [_WRITTEN, {"type": "number", "minimum": 0}]}),
+]
 Size = Annotated[
-    int, BeforeValidator(size), WithJsonSchema({"type": ["string", "integer"], "examples": ["48MiB", "2GiB"]})
+    int,
+    BeforeValidator(size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": rf"^\s*{_SIZE.pattern}\s*$", "examples": ["48MiB", "2GiB"]},
+                {"type": "integer", "minimum": 1},
+            ]
+        }
+    ),
 ]
 RateText = Annotated[
     Rate,
     BeforeValidator(rate),
     PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "examples": ["10/s", "100/m"]}),
+    WithJsonSchema({"type": "string", "pattern": rf"^\s*{_RATE.pattern}\s*$", "examples": ["10/s", "100/m"]}),
 ]
