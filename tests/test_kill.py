@@ -355,13 +355,14 @@ def _judge_ends(scene: Scene, tasks: dict[str, Any]) -> None:
 
 
 def _judge_payments(scene: Scene) -> None:
-    """No submission was made twice, whatever became of its sender."""
+    """No submission was made twice, whatever became of its sender; and none that was not stored before."""
     assert scene.upstream.ledger.repeated == []
     renders = Counter(task.prompt for task in scene.upstream.tasks.values())
     twice = [prompt for prompt, count in renders.items() if count > 1]
     assert twice == []
-    unknown = set(scene.acknowledged.values()) | set(scene.unanswered)
-    assert renders.keys() <= unknown
+    stored = {row[0] for row in scene.rows("select prompt from tasks")}
+    assert renders.keys() <= stored, "rendered, and no row knows of it"
+    assert stored <= set(scene.acknowledged.values()) | set(scene.unanswered)
 
 
 def _judge_callbacks(scene: Scene) -> None:
