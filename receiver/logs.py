@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 from urllib.parse import quote
@@ -39,7 +40,6 @@ LEAST_HIDDEN: Final = 6
 """Characters; a shorter value is a word that stands everywhere, and hiding it would hide the log."""
 
 IDS_FIRST: Final = ("task_id", "upstream_id", "event_id", "delivery_id", "destination", "attempt")
-_FIRST: Final = frozenset({"timestamp", "level", "event", *IDS_FIRST})
 _QUIET: Final = ("httpx", "httpcore", "aiohttp.access", "aiohttp.client", "uvicorn.access")
 """Their INFO lines print whole URLs, callback tokens included (stack.md)."""
 
@@ -165,11 +165,12 @@ _timestamp: Final = _Clock()
 
 def _line(_logger: Any, level: str, given: MutableMapping[str, Any]) -> bytes:
     """The one processor: the fields in their order, as JSON, redacted."""
-    line: dict[str, Any] = {"timestamp": _timestamp(), "level": level, "event": given.get("event")}
+    line: dict[str, Any] = {"timestamp": None, "level": None, "event": None}
     for name in IDS_FIRST:
         if name in given:
-            line[name] = given[name]
-    line |= {name: value for name, value in given.items() if name not in _FIRST}
+            line[name] = None
+    line.update(given)  # a key that is there keeps its place
+    line["timestamp"], line["level"] = _timestamp(), level
     if "exc_info" in line:
         _with_traceback(line)
     written = _json(line)
@@ -241,26 +242,29 @@ class _Out:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._lines: list[bytes] = []
+        self._lines: deque[bytes] = deque()
+        self._waiting_on: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        atexit.register(self.flush)
 
     def msg(self, message: bytes) -> None:
         self._lines.append(message)
         loop = asyncio._get_running_loop()  # noqa: SLF001 -- asks without raising; asyncio documents it
         if loop is None:
             self.flush()
-        elif len(self._lines) == 1:
+        elif loop is not self._waiting_on:  # nor one that ended before its turn came
+            self._waiting_on = loop
             loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what waits."""
         with self._lock, suppress(OSError, ValueError):
-            lines, self._lines = self._lines, []
-            if lines:
-                lines.append(b"")
-                self._stream.write(b"\n".join(lines))
-                self._stream.flush()
+            self._waiting_on = None
+            # Taken one by one: another thread may add a line meanwhile, and it must not fall between two lists.
+            lines = []
+            while self._lines:
+                lines.append(self._lines.popleft() + b"\n")
+            self._stream.write(b"".join(lines))
+            self._stream.flush()
 
     log = debug = info = warn = warning = msg
     fatal = failure = err = error = critical = exception = msg
@@ -298,6 +302,8 @@ def configure(fmt: Format = "json", level: Level = "info", stream: BinaryIO | No
         stream: takes bytes.
     """
     out = stream if stream is not None else cast("BinaryIO", getattr(sys.stdout, "buffer", sys.stdout))
+    lines = _Out(out)
+    atexit.register(lines.flush)
     terminal = out.isatty()
     console = fmt == "console" or (fmt == "auto" and terminal)
     colours = terminal and not os.environ.get("NO_COLOR")
@@ -305,7 +311,7 @@ def configure(fmt: Format = "json", level: Level = "info", stream: BinaryIO | No
         processors=[_Console(colours=colours) if console else _line],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         context_class=dict,
-        logger_factory=lambda *_: _Out(out),
+        logger_factory=lambda *_: lines,  # one for all, so that their lines stay in order
         cache_logger_on_first_use=True,
     )
     _route_the_rest(level)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import re
+import threading
 import time
 import warnings
 from types import SimpleNamespace
@@ -296,6 +298,117 @@ def test_a_stream_that_is_gone_stops_nobody() -> None:
     logs.configure("json", "info", closed)
     closed.close()
     logs.get().error("a.b")
+
+
+class Counting(io.BytesIO):
+    """A stream that says how often it was written to, and may be a terminal."""
+
+    writes = 0
+    terminal = False
+
+    def write(self, data: Any) -> int:
+        """Count it."""
+        self.writes += 1
+        return super().write(data)
+
+    def isatty(self) -> bool:
+        """As the test wants it."""
+        return self.terminal
+
+    def events(self) -> list[str]:
+        """The events of its lines."""
+        return [json.loads(line)["event"] for line in self.getvalue().splitlines()]
+
+
+def test_the_lines_of_one_turn_are_written_at_once_and_in_order() -> None:
+    """Whoever says them: several loggers, and other libraries."""
+    stream = Counting()
+    logs.configure("json", "info", stream)
+
+    async def turn() -> None:
+        logs.get().info("a.a")
+        logging.getLogger("z").warning("between")
+        logs.get().info("b.b")
+        assert stream.writes == 0
+        await asyncio.sleep(0)
+        assert stream.writes == 1
+        logs.get().info("c.c")
+        await asyncio.sleep(0)
+
+    asyncio.run(turn())
+    assert stream.events() == ["a.a", "library.logged", "b.b", "c.c"]
+
+
+def test_a_loop_that_ended_holds_back_no_line() -> None:
+    """What was said in its last turn comes out with the next line, in whatever loop that is said."""
+    stream = Counting()
+    logs.configure("json", "info", stream)
+    log = logs.get()
+    ended = asyncio.new_event_loop()
+    try:
+        ended.call_soon(lambda: (ended.stop(), log.info("a.a")))
+        ended.run_forever()
+    finally:
+        ended.close()
+
+    async def turn() -> None:
+        log.info("b.b")
+        await asyncio.sleep(0)
+        assert stream.events() == ["a.a", "b.b"]
+
+    asyncio.run(turn())
+
+
+def test_no_thread_loses_a_line() -> None:
+    """Each of many, said by several threads at once, comes out once and whole."""
+    stream = Counting()
+    logs.configure("json", "info", stream)
+
+    def say(name: int) -> None:
+        log = logs.get()
+        for number in range(300):
+            log.info("a.b", name=name, number=number)
+
+    threads = [threading.Thread(target=say, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert sorted((line["name"], line["number"]) for line in lines) == [(n, m) for n in range(4) for m in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("fmt", "terminal", "no_color", "console", "coloured"),
+    [
+        ("auto", True, "", True, True),
+        ("auto", True, "1", True, False),
+        ("auto", False, "", False, False),
+        ("console", False, "", True, False),
+        ("json", True, "", False, False),
+    ],
+)
+def test_colours_are_for_terminals_that_want_them(
+    monkeypatch: pytest.MonkeyPatch, fmt: logs.Format, terminal: bool, no_color: str, console: bool, coloured: bool
+) -> None:
+    """NO_COLOR is honoured where it is not empty; a file or a pipe gets none."""
+    monkeypatch.setenv("NO_COLOR", no_color)
+    stream = Counting()
+    stream.terminal = terminal
+    logs.configure(fmt, "info", stream)
+    logs.get().warning("a.b", task_id="tsk_1")
+    text = stream.getvalue()
+    assert text.startswith(b"{") is not console
+    assert (b"\x1b[" in text) is coloured
+    assert b"tsk_1" in text
+
+
+def test_a_field_cannot_pose_as_the_lines_own() -> None:
+    """`timestamp` and `level` are ours, also where a caller says them."""
+    [line] = written(lambda log: log.info("a.b", level="error", timestamp="soon", task_id="tsk_1"))
+    assert line["level"] == "info"
+    assert line["timestamp"].endswith("Z")
+    assert list(line) == ["timestamp", "level", "event", "task_id"]
 
 
 def test_unconfigured_it_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
