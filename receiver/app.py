@@ -184,7 +184,11 @@ class Service:
         )
         after.take, after.deliver, after.poll = deliverer.take, deliverer.wake, poller.wake
         service = cls(config, store, egress, submitter, poller, deliverer, sweeper, after, service_lock)
-        await sweeper.recover()
+        try:
+            await sweeper.recover()
+        except BaseException:
+            await service.close()
+            raise
         # What is here now stays: the collector need not walk through it again and again (15 us of each callback).
         gc.collect()
         gc.freeze()

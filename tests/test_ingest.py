@@ -462,3 +462,17 @@ def test_polling_defaults_are_the_contracts() -> None:
     given = [polling.callback_grace, polling.interval, polling.max_interval, polling.missing_grace, polling.deadline]
     assert [one.total_seconds() for one in given] == [60, 5, 60, 120, 25 * 3600]
     assert list(itertools.chain([polling.backoff, polling.jitter])) == [1.5, 0.2]
+
+
+@pytest.mark.parametrize("parsed", [True, False])
+async def test_an_unreadable_callback_shows_all_the_same_that_it_was_taken(store: Store, parsed: bool) -> None:
+    """Only the upstream knows the URL: a task that waits to be sent again is not, whatever the body says."""
+    waiting = await put_task(store, "pending", upstream_id=None, submit_due_at=later(60))
+    sending = await put_task(store, "submitting", upstream_id=None, submit_leased_until=later(60))
+    for task in (waiting, sending):
+        op = callback(task.id, '{"hello": "world"}')
+        op.envelope = op.envelope if parsed else None
+        assert (await store.run(op)).verdict == "unreadable"
+    waiting, sending = await task_of(store, waiting.id), await task_of(store, sending.id)
+    assert (waiting.state, waiting.submit_due_at, waiting.shown) == ("ambiguous", None, True)
+    assert (sending.state, sending.shown) == ("submitting", True)

@@ -221,6 +221,15 @@ def test_the_first_terminal_callback_is_the_one_that_is_kept() -> None:
     assert judge(first, said("running"), "callback", "odd", NOW).task == first
 
 
+def test_a_proper_end_is_kept_in_place_of_an_odd_one() -> None:
+    """What a lookup would have to decide gives way to a callback that can be believed; not the other way round."""
+    odd, proper = said("failed", "bare-code"), said("succeeded")
+    task = judge(a_task("submitting"), odd, "callback", "odd", NOW).task
+    task = judge(task, proper, "callback", "odd", NOW).task
+    assert '"succeeded"' in (task.held_json or "")
+    assert judge(task, odd, "callback", "odd", NOW).verdict == "late"
+
+
 def test_an_id_in_early_progress_is_kept_and_gives_way_to_the_end() -> None:
     """Progress that names an id may be needed to adopt; a terminal word takes its place."""
     early = judge(a_task("submitting"), said("running"), "callback", "odd", NOW).task

@@ -130,7 +130,8 @@ def _judge_unsent(task: Task, seen: Observation, now: datetime) -> Judgement:
     if task.state in {"pending", "submitting"}:
         keep = terminal or (task.held_json is None and seen.upstream_id is not None)
         held = msgspec.json.decode(task.held_json, type=Observation) if task.held_json else None
-        if held is not None and held.seen in lifecycle.TERMINAL_SEEN:
+        better = held is not None and held.oddities and terminal and not seen.oddities
+        if held is not None and held.seen in lifecycle.TERMINAL_SEEN and not better:
             return Judgement(task, "late", "another terminal callback is kept already")
         kept = replace(task, shown=True, held_json=msgspec.json.encode(seen).decode() if keep else task.held_json)
         if task.state == "pending":
@@ -160,6 +161,16 @@ def _judge_unsent(task: Task, seen: Observation, now: datetime) -> Judgement:
         return Judgement(replace(task, shown=True), "progress", "no id to adopt")
     # Nobody can be asked about it: it is believed, odd or not.
     return _end(replace(task, shown=True, held_json=None), seen, "callback", now)
+
+
+def unreadable(task: Task, flaw: str) -> Judgement:
+    """A callback whose body makes no sense: nothing is learnt but that the upstream has our URL, and so the task."""
+    if task.state in {"pending", "submitting"}:
+        task = replace(task, shown=True)
+    if task.state == "pending":  # surely not taken, it was thought; it must not be sent again
+        task = replace(task, state="ambiguous", submit_due_at=None)
+    ended = task.state in lifecycle.TERMINAL and task.state != "lost"
+    return Judgement(task, "unreadable", flaw, look="no" if ended else "at once")
 
 
 def judge_held(task: Task, now: datetime) -> Judgement:

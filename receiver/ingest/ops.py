@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from receiver import ids, lifecycle
 from receiver.errors import NotFound
-from receiver.ingest.judge import MISSING_LOOKUPS, Judgement, judge, lose
+from receiver.ingest.judge import MISSING_LOOKUPS, Judgement, judge, lose, unreadable
 from receiver.ingest.record import Recorded, settle
 from receiver.records import Inbox, Task
 from receiver.upstream import ROUTES
@@ -92,15 +92,11 @@ class Callback:
 
     def _judge(self, task: Task) -> Judgement:
         if self.envelope is None:
-            return self._unreadable(task, self.flaw)
+            return unreadable(task, self.flaw)
         seen = ROUTES[task.route].read(self.envelope)
         if seen.seen == "unknown" and seen.upstream_id is None and not has_word(self.envelope):
-            return self._unreadable(task, "JSON that tells of no task")
+            return unreadable(task, "JSON that tells of no task")
         return judge(task, seen, "callback", self.rules.confirm, self.at)
-
-    def _unreadable(self, task: Task, flaw: str) -> Judgement:
-        ended = task.state in lifecycle.TERMINAL and task.state != "lost"
-        return Judgement(task, "unreadable", flaw, look="no" if ended else "at once")
 
 
 @dataclass(frozen=True)
