@@ -120,6 +120,8 @@ kind = "slack"
         (HOOK + 'headers = { "X-Env" = 1 }', "config.toml:5: destinations[0].headers.X-Env: text in quotes is wanted"),
         (HOOK + 'match = { "a.b" = nan }', 'config.toml:5: destinations[0].match."a.b": a value or a list of values'),
         (HOOK + "match = { a = 2024-01-01 }", "config.toml:5: destinations[0].match.a: a value or a list of values"),
+        (HOOK + 'match = { "" = 1 }', 'config.toml:5: destinations[0].match."": it is empty'),
+        ('[database]\nurl = "sqlite:///file::memory:"', "config.toml:2: database.url: a database in memory would lose"),
         (HOOK + "match = { a = [] }", "config.toml:5: destinations[0].match.a: a value or a list"),
     ],
 )
@@ -165,12 +167,15 @@ def test_what_is_not_built_yet_is_refused_where_it_is_switched_on(file: Path, te
         HOOK + f'secrets = ["{SEKRIT}"]',
         HOOK + f'secrets = "{SEKRIT}"',
         HOOK.replace("https://", f"ftp://{SEKRIT}@"),
+        HOOK + "headers = { X-Key = 424242 }",
         HOOK + f'headers = {{ Authorization = "{SEKRIT}\\u00e9" }}',
     ],
 )
 def test_a_mistake_never_repeats_a_secret(file: Path, text: str) -> None:
     """What is wrong with it is said without it."""
-    assert SEKRIT not in "\n".join(mistakes(file, text))
+    said = "\n".join(mistakes(file, text))
+    assert SEKRIT not in said
+    assert "424242" not in said
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_every_key_can_come_from_the_environment(file: Path) -> None:
             "RECEIVER_URL": "not a key",
             "RECEIVER_API_KEY": "not a key",
             "RECEIVER_PORT": "tcp://10.0.0.1:80",
+            "RECEIVER_SERVER_PORT": "tcp://10.0.0.2:80",
         },
     )
     assert read.server.public_url == "https://h.example/a"
@@ -233,6 +234,8 @@ def test_a_secret_can_come_from_a_file(file: Path) -> None:
     assert read.security.signing_keys == (KEY, f"#{KEY}")
     assert read.destinations[0].options.secrets == (SECRET,)
     assert read.upstream.api_key == "the-key"
+    of_the_file = '[upstream]\napi_key_file = "nope"'
+    assert loaded(file, of_the_file, {"RECEIVER_UPSTREAM__API_KEY": "x"}).upstream.api_key == "x"
 
 
 @pytest.mark.parametrize(
@@ -293,6 +296,8 @@ def test_a_folder_whose_name_cannot_stand_in_a_url_is_refused(tmp_path: Path) ->
     (tmp_path / "a?b" / "config.toml").touch()
     with pytest.raises(ConfigError, match=r"database\.url: the config file's folder has a \? in its name"):
         config.load(tmp_path / "a?b" / "config.toml", {})
+    elsewhere = {"RECEIVER_DATABASE__URL": "sqlite:////var/lib/r.db"}
+    assert config.load(tmp_path / "a?b" / "config.toml", elsewhere).database.url == elsewhere["RECEIVER_DATABASE__URL"]
 
 
 def test_the_command_line_cannot_mend_a_file(file: Path) -> None:

@@ -154,6 +154,7 @@ def test_the_console_is_redacted_and_obeys_nobody() -> None:
         ("postgres://me:pass@host/db", "postgres://***@host/db"),
         ("postgres://me:p@ss@host/db", "postgres://***@host/db"),
         ("postgres://me:pa/ss@host/db", "postgres://***@host/db"),
+        ("postgres:\\/\\/me:pass@host\\/db", "postgres:\\/\\/***@host\\/db"),
         ("https://token@api.example.com", "https://***@api.example.com"),
         ("nothing to hide: https://example.com/a?b=c", "nothing to hide: https://example.com/a?b=c"),
     ],
