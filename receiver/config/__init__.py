@@ -65,7 +65,7 @@ def servable(config: Config, environ: Mapping[str, str]) -> list[str]:
     if not config.security.signing_keys:
         found.append("security.signing_keys: there is none; `receiver init` writes a config with fresh ones")
     if config.upstream.api_key is None:
-        found.append("upstream.api_key: there is none; set it, or $COMETAPI_API_KEY, to your CometAPI key")
+        found.append("upstream.api_key: there is none; set it, $COMETAPI_KEY or $COMETAPI_API_KEY to your CometAPI key")
     public = config.server.public_url
     local = _is_loopback(config.server.host) and (public is None or _is_loopback(urlsplit(public).hostname))
     if not config.security.api_keys and not local:
