@@ -12,7 +12,7 @@ from receiver import logs
 from receiver.errors import ReceiverError, TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Coroutine, Generator, Iterable
 
     from starlette.types import Message, Receive, Scope, Send
 
@@ -76,35 +76,62 @@ async def read_body(scope: Scope, receive: Receive, cap: int) -> bytes:
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > cap:
         raise TooLarge(f"the body has {int(declared)} bytes, {cap} are taken")
+    steps = receive().__await__()
     try:
-        async with asyncio.timeout(BODY_FOR):
-            body = await _whole(receive, cap)
-    except TimeoutError:
-        raise Gone(f"the body did not arrive within {BODY_FOR:.0f} s") from None
+        waits_for = next(steps)
+    except StopIteration as done:  # it was there already, as it nearly always is: no timer is worth its price
+        message: Message = done.value
+        body = _piece(message, cap)
+        if message.get("more_body", False):
+            body = await _in_time(_rest(receive, [body], cap))
+    else:
+        body = await _in_time(_rest(receive, [], cap, _Resumed(steps, waits_for)))
     encoding = header(scope, b"content-encoding")
     if encoding is not None and encoding.strip().lower() in {b"gzip", b"x-gzip"}:
         return inflate(body, cap)
     return body
 
 
-async def _whole(receive: Receive, cap: int) -> bytes:
-    pieces: list[bytes] = []
-    size, more = 0, True
+class _Resumed:
+    """A question that was taken one step and had to wait: awaited, it goes on from there."""
+
+    __slots__ = ("_steps", "_waits_for")
+
+    def __init__(self, steps: Generator[Any, None, Message], waits_for: Any) -> None:
+        self._steps, self._waits_for = steps, waits_for
+
+    def __await__(self) -> Generator[Any, None, Message]:
+        yield self._waits_for
+        return (yield from self._steps)
+
+
+async def _in_time(whole: Coroutine[Any, Any, bytes]) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_FOR):
+            return await whole
+    except TimeoutError:
+        raise Gone(f"the body did not arrive within {BODY_FOR:.0f} s") from None
+
+
+async def _rest(receive: Receive, pieces: list[bytes], cap: int, first: Awaitable[Message] | None = None) -> bytes:
+    left = cap - sum(map(len, pieces))
+    more = True
     while more:
-        message = await receive()
-        piece = _piece(message)
-        size += len(piece)
-        if size > cap:
-            raise TooLarge(f"the body has more than {cap} bytes")
+        message = await (first or receive())
+        first = None
+        piece = _piece(message, left)
+        left -= len(piece)
         pieces.append(piece)
         more = message.get("more_body", False)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return b"".join(pieces)
 
 
-def _piece(message: Message) -> bytes:
+def _piece(message: Message, left: int) -> bytes:
     if message["type"] == "http.disconnect":
         raise Gone("the sender went away before the body was whole")
     piece: bytes = message.get("body", b"")
+    if len(piece) > left:
+        raise TooLarge("the body is larger than what is taken")
     return piece
 
 
