@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from receiver import deliver, logs
+from receiver.config import secrets_of
 from receiver.destinations import KINDS
 from receiver.egress import Egress
 from receiver.errors import ConfigError, StoreUnavailable
@@ -123,10 +124,7 @@ class Service:
             ConfigError: the schema is not up to date, and `database.migrate` is false.
         """
         log = logs.get()
-        security = config.security
-        logs.hide(*security.signing_keys, *security.api_keys, *security.callback_secrets, config.upstream.api_key)
-        for destination in config.destinations:
-            logs.hide(*getattr(destination.options, "secrets", ()))
+        logs.hide(*secrets_of(config))
         url = config.database.url
         service_lock = _lock(url)
         try:

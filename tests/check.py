@@ -16,6 +16,8 @@ PURE = (
     "receiver/wire.py",
     "receiver/errors.py",
     "receiver/ingest/judge.py",
+    "receiver/config/lines.py",
+    "receiver/config/values.py",
     "receiver/upstream/*",
     "receiver/destinations/*",
 )

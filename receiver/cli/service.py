@@ -54,7 +54,6 @@ def serve(
     from receiver import logs
 
     logs.configure(settings.logging.format, settings.logging.level)
-    _hide_secrets(settings)
     _warn(settings, logs.get())
     if output.err().is_terminal:
         output.hint(f"The service comes up on {service_url(settings)}. Ctrl-C ends it.")
@@ -87,14 +86,6 @@ def _check_port(host: str, port: int) -> None:
             f"cannot listen on {host}:{port}: {error.strerror or error}; choose another by --host and --port, "
             "or by server.host and server.port"
         ) from None
-
-
-def _hide_secrets(settings: Config) -> None:
-    """Whatever writes a line, no destination's secret is in it; the service hides its own."""
-    from receiver import logs
-
-    for destination in settings.destinations:
-        logs.hide(*getattr(destination.options, "secrets", ()))
 
 
 def _warn(settings: Config, log: Logger) -> None:

@@ -36,7 +36,7 @@ MAX_BATCH = 512
 """Ops in one transaction: past this the gain is small and the wait of the first grows."""
 GATHER_FOR = 0.01
 """Seconds that a batch is left to gather at most."""
-GATHER_STEP = 0.001
+GATHER_STEP = 0.0005
 MAX_WAITING = 20_000
 """Ops that may wait; past this new ones are refused, so memory is bounded when the disk stands still."""
 
