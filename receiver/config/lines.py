@@ -15,9 +15,10 @@ Path = tuple[str | int, ...]
 
 _BLANK: Final = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _SPACE: Final = re.compile(r"[ \t]*")
-# Possessive: a string of megabytes is passed over in one go. A long one may end in up to two quotes of its own.
-_LONG: Final = r'"""(?:[^"\\]++|\\.|"{1,2}(?!"))*+"{3,5}|' + r"'''(?:[^']++|'{1,2}(?!'))*+'{3,5}"
-_SHORT: Final = r'"(?:[^"\\]++|\\.)*+"|' + r"'[^']*+'"
+# A long string may end in up to two quotes of its own. Not possessive, though nothing here needs to go back: early
+# releases of Python 3.11 (Debian's 3.11.2) read possessive groups wrongly.
+_LONG: Final = r'"""(?:[^"\\]+|\\.|"{1,2}(?!"))*"{3,5}|' + r"'''(?:[^']+|'{1,2}(?!'))*'{3,5}"
+_SHORT: Final = r'"(?:[^"\\]+|\\.)*"|' + r"'[^']*'"
 # A string, or what is none: a number, a date (which may hold one space), a truth value.
 _SCALAR: Final = re.compile(rf"{_LONG}|{_SHORT}|[^\s,\[\]{{}}#]+(?: [0-9][^\s,\[\]{{}}#]*)?", re.DOTALL)
 _PART: Final = re.compile(rf"{_SHORT}|[A-Za-z0-9_-]+")
