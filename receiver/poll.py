@@ -17,15 +17,15 @@ from msgspec.structs import replace
 from receiver.errors import EgressError, NotFound, StoreUnavailable
 from receiver.ingest import Lookup, Recorded, record
 from receiver.ingest.judge import lose
+from receiver.store import Reads
 from receiver.upstream import ROUTES
 from receiver.upstream.base import Missing, Shown, Unanswered, Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from datetime import datetime
 
     from receiver.egress import Egress
-    from receiver.ids import DeliveryId, TaskId
     from receiver.ingest import After, Rulebook
     from receiver.logs import Logger
     from receiver.records import Task
@@ -42,7 +42,7 @@ IDLE_FOR = 1.0
 
 
 @dataclass(frozen=True)
-class Claim:
+class Claim(Reads):
     """The op that takes what is due, longest due first; ambiguous tasks past their deadline are lost here."""
 
     store: Store
@@ -50,8 +50,6 @@ class Claim:
     now: datetime
     lease_until: datetime
     rules: Rulebook
-    task_ids: Sequence[TaskId] = ()
-    delivery_ids: Sequence[DeliveryId] = ()
 
     def apply(self, unit: Unit) -> tuple[list[Task], list[Recorded], datetime | None]:
         """The claimed tasks, what was recorded of others, and when the next is due."""

@@ -19,13 +19,13 @@ from receiver import ids
 from receiver.errors import StoreUnavailable
 from receiver.ingest import Recorded
 from receiver.records import Refusal
+from receiver.store import Reads
 from receiver.submit import ambiguous
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from receiver.ids import DeliveryId, TaskId
     from receiver.ingest import After, Rulebook
     from receiver.logs import Logger
     from receiver.records import Delivery
@@ -41,14 +41,12 @@ EVICT_EVERY = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
-class Rescue:
+class Rescue(Reads):
     """The op that takes back expired leases of deliveries; `all_of_them` where no other process can hold one."""
 
     store: Store
     now: datetime
     all_of_them: bool = False
-    task_ids: Sequence[TaskId] = ()
-    delivery_ids: Sequence[DeliveryId] = ()
 
     def apply(self, unit: Unit) -> list[Delivery]:
         """Those that were taken back."""
@@ -64,15 +62,13 @@ class Rescue:
 
 
 @dataclass(frozen=True)
-class Disown:
+class Disown(Reads):
     """The op that makes `ambiguous` what lost its sender: it may have been sent, so it is never sent again."""
 
     store: Store
     now: datetime
     rules: Rulebook
     all_of_them: bool = False
-    task_ids: Sequence[TaskId] = ()
-    delivery_ids: Sequence[DeliveryId] = ()
 
     def apply(self, unit: Unit) -> list[Recorded]:
         """What became of them."""
@@ -90,13 +86,11 @@ class Disown:
 
 
 @dataclass(frozen=True)
-class FreePolls:
+class FreePolls(Reads):
     """The op that makes due now what a process that is gone had claimed for a lookup (one process a file only)."""
 
     store: Store
     now: datetime
-    task_ids: Sequence[TaskId] = ()
-    delivery_ids: Sequence[DeliveryId] = ()
 
     def apply(self, unit: Unit) -> int:
         """How many."""
@@ -104,14 +98,12 @@ class FreePolls:
 
 
 @dataclass(frozen=True)
-class Evict:
+class Evict(Reads):
     """The op that cancels deliveries nobody will ever make: their destination is not in the config any more."""
 
     store: Store
     names: Sequence[str]
     now: datetime
-    task_ids: Sequence[TaskId] = ()
-    delivery_ids: Sequence[DeliveryId] = ()
 
     def apply(self, unit: Unit) -> list[Delivery]:
         """Those that were cancelled."""
@@ -127,13 +119,11 @@ class Evict:
 
 
 @dataclass(frozen=True)
-class Prune:
+class Prune(Reads):
     """The op of one small step of retention: terminal tasks past their age, whose deliveries have ended."""
 
     store: Store
     before: datetime
-    task_ids: Sequence[TaskId] = ()
-    delivery_ids: Sequence[DeliveryId] = ()
 
     def apply(self, unit: Unit) -> int:
         """How many tasks went."""
@@ -146,13 +136,11 @@ class Prune:
 
 
 @dataclass(frozen=True)
-class NoteRefusals:
+class NoteRefusals(Reads):
     """The op that keeps the last refused callbacks, written together and off the hot path."""
 
     store: Store
     refusals: Sequence[Refusal]
-    task_ids: Sequence[TaskId] = ()
-    delivery_ids: Sequence[DeliveryId] = ()
 
     def apply(self, unit: Unit) -> None:
         """Stage them and drop the oldest."""

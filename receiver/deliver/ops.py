@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from receiver.store import Reads
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from receiver.ids import DeliveryId, TaskId
+    from receiver.ids import DeliveryId
     from receiver.records import Attempt, Delivery, Event
     from receiver.retry import Decision
     from receiver.store import Store, Unit
 
 
 @dataclass(frozen=True)
-class Claim:
+class Claim(Reads):
     """The op that leases what is due for one destination, oldest due first."""
 
     store: Store
@@ -26,8 +28,6 @@ class Claim:
     limit: int
     now: datetime
     lease_until: datetime
-    task_ids: Sequence[TaskId] = ()
-    delivery_ids: Sequence[DeliveryId] = ()
 
     def apply(self, unit: Unit) -> tuple[list[tuple[Delivery, Event]], datetime | None]:
         """The leased deliveries with their events, and when the next is due."""
@@ -55,14 +55,13 @@ class Claim:
 
 
 @dataclass(slots=True)
-class Attempted:
+class Attempted(Reads):
     """The op that writes an attempt and its decision: one guarded write; under a stale lease it changes nothing."""
 
     delivery: Delivery
     attempt: Attempt
     decision: Decision
     at: datetime
-    task_ids: Sequence[TaskId] = ()
 
     @property
     def delivery_ids(self) -> tuple[DeliveryId, ...]:
@@ -90,12 +89,11 @@ class Attempted:
 
 
 @dataclass(frozen=True)
-class HandBack:
+class HandBack(Reads):
     """The op that gives leased deliveries back untried: no attempt is spent."""
 
     deliveries: Sequence[Delivery]
     now: datetime
-    task_ids: Sequence[TaskId] = ()
 
     @property
     def delivery_ids(self) -> list[DeliveryId]:

@@ -15,14 +15,13 @@ from receiver.errors import NotFound
 from receiver.ingest.judge import MISSING_LOOKUPS, Judgement, judge, lose, unreadable
 from receiver.ingest.record import Recorded, settle
 from receiver.records import Inbox, Task
+from receiver.store import ReadsTask
 from receiver.upstream import ROUTES
 from receiver.upstream.reading import has_word
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from receiver.envelope import Envelope
-    from receiver.ids import DeliveryId, TaskId
+    from receiver.ids import TaskId
     from receiver.ingest.record import Rulebook
     from receiver.records import Observation
     from receiver.store import Unit
@@ -34,7 +33,7 @@ WAKE_SPACING = timedelta(seconds=5)
 
 
 @dataclass(slots=True)
-class Callback:
+class Callback(ReadsTask):
     """The op of one callback. Its answer comes after the commit.
 
     Attributes:
@@ -48,13 +47,6 @@ class Callback:
     flaw: str
     at: datetime
     rules: Rulebook
-
-    delivery_ids: Sequence[DeliveryId] = ()
-
-    @property
-    def task_ids(self) -> tuple[TaskId, ...]:
-        """The task the token named."""
-        return (self.task_id,)
 
     def apply(self, unit: Unit) -> Recorded:
         """Decide and stage.
@@ -100,18 +92,12 @@ class Callback:
 
 
 @dataclass(frozen=True)
-class Wake:
+class Wake(ReadsTask):
     """The op of a GET on a callback URL, and of `refresh`: have the task looked up soon; nothing else changes."""
 
     task_id: TaskId
     at: datetime
     spacing: timedelta = WAKE_SPACING
-    delivery_ids: Sequence[DeliveryId] = ()
-
-    @property
-    def task_ids(self) -> tuple[TaskId, ...]:
-        """The task."""
-        return (self.task_id,)
 
     def apply(self, unit: Unit) -> Recorded:
         """Stage the earlier lookup.
@@ -134,7 +120,7 @@ class Wake:
 
 
 @dataclass(frozen=True)
-class Lookup:
+class Lookup(ReadsTask):
     """The op of one lookup's answer.
 
     Attributes:
@@ -159,12 +145,6 @@ class Lookup:
     at: datetime
     rules: Rulebook
     not_before: timedelta = timedelta(0)
-    delivery_ids: Sequence[DeliveryId] = ()
-
-    @property
-    def task_ids(self) -> tuple[TaskId, ...]:
-        """The task that was looked up."""
-        return (self.task_id,)
 
     def apply(self, unit: Unit) -> Recorded:
         """Decide, stage, and set when the next lookup is due.

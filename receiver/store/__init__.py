@@ -19,14 +19,14 @@ from receiver.store.events import EventQuestions
 from receiver.store.prune import PruneQuestions, probe
 from receiver.store.tasks import TaskQuestions
 from receiver.store.unit import Statements, Unit
-from receiver.store.writer import Op, Writer
+from receiver.store.writer import Op, Reads, ReadsTask, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy import Connection
 
-__all__ = ["Op", "Store", "Unit"]
+__all__ = ["Op", "Reads", "ReadsTask", "Store", "Unit"]
 
 T = TypeVar("T")
 

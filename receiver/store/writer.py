@@ -59,6 +59,35 @@ class Op(Protocol[T_co]):
         ...
 
 
+class Reads:
+    """What an op reads ahead unless it says more: nothing."""
+
+    __slots__ = ()
+
+    @property
+    def task_ids(self) -> Sequence[TaskId]:
+        """No task."""
+        return ()
+
+    @property
+    def delivery_ids(self) -> Sequence[DeliveryId]:
+        """No delivery."""
+        return ()
+
+
+class ReadsTask(Reads):
+    """An op about one task reads that."""
+
+    __slots__ = ()
+
+    task_id: TaskId
+
+    @property
+    def task_ids(self) -> Sequence[TaskId]:
+        """The task."""
+        return (self.task_id,)
+
+
 class _Waiting(Generic[T]):
     __slots__ = ("error", "future", "op", "value")
 

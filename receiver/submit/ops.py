@@ -13,13 +13,14 @@ from receiver.errors import Conflict, NotFound
 from receiver.ingest import Recorded, record, settle
 from receiver.ingest.judge import end_by_hand, judge_held, judge_kept, reject
 from receiver.ingest.record import URGENT
+from receiver.store import Reads, ReadsTask
 from receiver.upstream.base import NotTaken, Refused, Taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from receiver.ids import DeliveryId, TaskId
+    from receiver.ids import TaskId
     from receiver.ingest import Rulebook
     from receiver.records import Task
     from receiver.store import Store, Unit
@@ -45,13 +46,11 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Accept:
+class Accept(Reads):
     """The op that stores a new task, with the whole body where the row's is abridged."""
 
     task: Task
     payload: bytes | None
-    task_ids: Sequence[TaskId] = ()
-    delivery_ids: Sequence[DeliveryId] = ()
 
     def apply(self, unit: Unit) -> Task:
         """Stage both."""
@@ -62,7 +61,7 @@ class Accept:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Claim(Reads):
     """The op that takes what may be sent of a route: in order of creation, up to the first that must wait."""
 
     store: Store
@@ -70,8 +69,6 @@ class Claim:
     limit: int
     now: datetime
     lease_until: datetime
-    task_ids: Sequence[TaskId] = ()
-    delivery_ids: Sequence[DeliveryId] = ()
 
     def apply(self, unit: Unit) -> tuple[list[tuple[Task, bytes]], datetime | None]:
         """The claimed tasks with their bodies, and when the first that must wait is due."""
@@ -95,7 +92,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Answered:
+class Answered(Reads):
     """The op that stores a submission's answer.
 
     Attributes:
@@ -108,7 +105,6 @@ class Answered:
     at: datetime
     terms: Terms
     rules: Rulebook
-    delivery_ids: Sequence[DeliveryId] = ()
 
     @property
     def task_ids(self) -> tuple[TaskId, ...]:
@@ -187,18 +183,12 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Cancel:
+class Cancel(ReadsTask):
     """The op that stops tracking a task: it may still be rendered and paid, but nobody waits for it here."""
 
     task_id: TaskId
     at: datetime
     rules: Rulebook
-    delivery_ids: Sequence[DeliveryId] = ()
-
-    @property
-    def task_ids(self) -> tuple[TaskId, ...]:
-        """The task."""
-        return (self.task_id,)
 
     def apply(self, unit: Unit) -> Recorded:
         """Stage it.
@@ -221,19 +211,13 @@ class Cancel:
 
 
 @dataclass(frozen=True)
-class Adopt:
+class Adopt(ReadsTask):
     """The op that gives an ambiguous or lost task its upstream id by hand; it is looked up at once."""
 
     task_id: TaskId
     upstream_id: str
     at: datetime
     rules: Rulebook
-    delivery_ids: Sequence[DeliveryId] = ()
-
-    @property
-    def task_ids(self) -> tuple[TaskId, ...]:
-        """The task."""
-        return (self.task_id,)
 
     def apply(self, unit: Unit) -> Recorded:
         """Stage it. A lost task stays lost until the upstream says more; then it is `recovered`.

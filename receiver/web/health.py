@@ -11,13 +11,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.errors import StoreUnavailable
+from receiver.store import Reads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from starlette.requests import Request
 
-    from receiver.ids import DeliveryId, TaskId
     from receiver.store import Store, Unit
 
 PROBE_FOR = 5.0
@@ -25,12 +25,10 @@ PROBE_FOR = 5.0
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(Reads):
     """An op that means nothing and writes a page: its commit shows that the store can."""
 
     store: Store
-    task_ids: Sequence[TaskId] = ()
-    delivery_ids: Sequence[DeliveryId] = ()
 
     def apply(self, unit: Unit) -> None:
         """Write: where the disk is full, a commit of nothing still succeeds."""
