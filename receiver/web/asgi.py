@@ -20,6 +20,8 @@ BODY_FOR = 30.0
 """Seconds a body may take to arrive; a sender that is slower, or never begins, is let go."""
 MAX_MEMBERS = 64
 """Parts of one gzip body; each costs a copy of what follows, and a body of empty ones would cost minutes."""
+SMALL = 32 * 1024
+"""Bytes of a document that is searched for secrets as a whole; a larger one string by string."""
 JSON = (b"content-type", b"application/json")
 
 
@@ -44,16 +46,24 @@ async def answer_json(send: Send, status: int, document: Any, headers: Iterable[
 
 def written(document: Any) -> bytes:
     """A document of an answer as JSON, with whatever secret the upstream's words may repeat masked (contract 4.3)."""
-    raw = orjson.dumps(document)
-    text = raw.decode()
-    return raw if logs.redact(text) == text else orjson.dumps(_cleaned(orjson.loads(raw)))
+    return masked(orjson.dumps(document))
+
+
+def masked(raw: bytes) -> bytes:
+    """A finished JSON document with every secret in it masked; the very bytes where there is none."""
+    if len(raw) <= SMALL and logs.redact(text := raw.decode()) == text:
+        return raw
+    # String by string, so that it stays JSON, and so that a large one lets other threads go on in between.
+    said = orjson.loads(raw)
+    cleaned = _cleaned(said)
+    return raw if cleaned == said else orjson.dumps(cleaned)
 
 
 def _cleaned(value: Any) -> Any:
     if isinstance(value, str):
         return logs.redact(value)
     if isinstance(value, dict):
-        return {name: _cleaned(member) for name, member in value.items()}
+        return {logs.redact(name): _cleaned(member) for name, member in value.items()}
     return [_cleaned(item) for item in value] if isinstance(value, list) else value
 
 
