@@ -20,6 +20,7 @@ import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from receiver.egress.addresses import vet
+from receiver.egress.reading import Connector
 from receiver.errors import EgressError
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def session(*, tls: ssl.SSLContext, vetted: bool, fresh: bool = False, limit: in
         limit: connections at once; 0 for as many as the caller has requests.
     """
     keep: dict[str, Any] = {"force_close": True} if fresh else {"keepalive_timeout": _KEEPALIVE}
-    connector = aiohttp.TCPConnector(
+    connector = Connector(
         ssl=tls,
         resolver=Resolver(vetted=vetted),
         socket_factory=guarded_socket if vetted else None,

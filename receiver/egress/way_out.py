@@ -9,8 +9,7 @@
   connection is a transient failure of the attempt.
 
 A failure before a status line is an EgressError. Once there is a status, there is an answer: a body that breaks off,
-runs out of time or passes the cap only makes it `truncated`. (Confessed: where a status and a broken chunk arrive in
-one breath, aiohttp's parser gives neither, and it is an `answer` failure.)
+runs out of time or passes the cap only makes it `truncated`.
 """
 
 from __future__ import annotations
