@@ -12,7 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from receiver.client import ApiProblem, Client, Unreachable, is_emulator
+from receiver.client import ApiProblem, Client, Forwarder, Unreachable, is_emulator
+from receiver.errors import EgressError
+from receiver.wire import HttpRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -240,3 +242,161 @@ def test_only_the_emulator_is_taken_for_one(given: Answer, *, expected: bool) ->
 def test_nobody_is_no_emulator() -> None:
     """Where nothing listens there is none."""
     assert is_emulator("http://127.0.0.1:1") is False
+
+
+# -- what goes out -----------------------------------------------------------------------------------------------------
+
+
+def test_a_tasks_own_callback_url_goes_with_the_submission() -> None:
+    """It is a member of the body beside the input, and only where it was given."""
+    with serving(answer(OPEN, 201)) as (url, asked), Client(url) as client:
+        client.submit("r", {}, callback_url="https://example.com/done")
+        client.submit("r", {})
+    assert [json.loads(body).get("callback_url", "none") for _, _, _, body in asked] == [
+        "https://example.com/done",
+        "none",
+    ]
+
+
+def test_what_goes_out_is_asked_for_as_the_contract_writes_it() -> None:
+    """Every method of deliveries, replays, destinations and events: its method, path, query and body."""
+    page = answer({"data": [], "next_cursor": None})
+    with serving(page) as (url, asked), Client(url) as client:
+        client.delivery_page(state=["dead", "pending"], destination="a", task_id="tsk_1", limit=2, cursor="c")
+        client.delivery_page()
+        client.delivery("dlv_1")
+        client.redeliver("dlv_1")
+        client.start_replay(destination="a", since="2h", until="1h", state="all")
+        client.start_replay()
+        client.replay_page(limit=2, cursor="c")
+        client.replay("rpl_1")
+        client.cancel_replay("rpl_1")
+        client.destinations()
+        client.test_destination("a")
+        client.pause_destination("a")
+        client.resume_destination("@callback")
+        client.events()
+        client.events(after="7", limit=3, wait=1.5)
+    assert [f"{method} {path.removeprefix('/api/v1')} {body.decode()}".strip() for method, path, _, body in asked] == [
+        "GET /deliveries?state=dead%2Cpending&destination=a&task=tsk_1&limit=2&cursor=c",
+        "GET /deliveries",
+        "GET /deliveries/dlv_1",
+        "POST /deliveries/dlv_1/redeliver",
+        'POST /replays {"destination":"a","since":"2h","until":"1h","state":"all"}',
+        "POST /replays {}",
+        "GET /replays?limit=2&cursor=c",
+        "GET /replays/rpl_1",
+        "POST /replays/rpl_1/cancel",
+        "GET /destinations?limit=200",
+        "POST /destinations/a/test",
+        "POST /destinations/a/pause",
+        "POST /destinations/%40callback/resume",
+        "GET /events",
+        "GET /events?after=7&limit=3&wait=1.500s",
+    ]
+
+
+def test_all_deliveries_and_destinations_go_on_over_all_pages() -> None:
+    """`next_cursor` is followed to the end, and the filters are kept."""
+    pages = [answer({"data": [{"id": 1}], "next_cursor": "c1"}), answer({"data": [{"id": 2}], "next_cursor": None})]
+    with serving(*pages) as (url, asked), Client(url) as client:
+        assert [one["id"] for one in client.deliveries(state=["dead"], destination="a")] == [1, 2]
+    assert all("state=dead&destination=a" in path for _, path, _, _ in asked)
+    with serving(*pages) as (url, _), Client(url) as client:
+        assert [one["id"] for one in client.destinations()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("looks", "state"),
+    [
+        ([("pending", 1), ("leased", 1), ("delivered", 2)], "delivered"),
+        ([("leased", 2), ("pending", 2)], "pending"),
+        ([("dead", 1), ("dead", 2)], "dead"),
+        ([("cancelled", 1)], "cancelled"),
+    ],
+)
+def test_an_attempt_is_waited_for_until_it_is_written(looks: list[tuple[str, int]], state: str) -> None:
+    """More attempts than before, and none under way; a delivery that is cancelled will never have one."""
+    answers = [answer({"state": seen, "attempt_count": count}) for seen, count in looks]
+    with serving(*answers) as (url, asked), Client(url) as client:
+        assert client.wait_for_attempt("dlv_1", after=1)["state"] == state
+    assert len(asked) == len(looks)
+
+
+def test_a_replay_is_waited_for_over_a_restart() -> None:
+    """Within its patience a service that is away is borne with, and every look is shown."""
+    seen: list[int] = []
+    looks = [
+        answer({"state": "running", "replayed": 1}),
+        (0, {}, b""),
+        answer({"type": "/docs/problems/stopping"}, 503),
+        answer({"state": "cancelled", "replayed": 2}),
+    ]
+    with serving(*looks) as (url, asked), Client(url) as client:
+        ended = client.wait_for_replay("rpl_1", patience=30, seen=lambda replay: seen.append(replay["replayed"]))
+    assert ended["state"] == "cancelled"
+    assert seen == [1, 2]
+    assert len(asked) == 4
+
+
+# -- handing on --------------------------------------------------------------------------------------------------------
+
+
+def forwarded(given: Answer) -> tuple[Any, list[tuple[str, str, dict[str, str], bytes]]]:
+    """What a Forwarder makes of an answer, and what it sent."""
+    forwarder = Forwarder()
+    try:
+        with serving(given) as (url, asked):
+            return forwarder.send(HttpRequest("POST", f"{url}/hooks?a=b", {"webhook-id": "evt_1"}, b"{}")), asked
+    finally:
+        forwarder.close()
+
+
+def test_a_request_is_handed_on_as_it_is() -> None:
+    """Method, path, headers and body as they were made; status, headers and body come back."""
+    found, asked = forwarded((201, {"X-Made-By": "me"}, b"thanks"))
+    [(method, path, headers, body)] = asked
+    assert (method, path, headers["webhook-id"], body) == ("POST", "/hooks?a=b", "evt_1", b"{}")
+    assert (found.status, found.headers["x-made-by"], found.body) == (201, "me", b"thanks")
+    assert not found.truncated
+
+
+def test_a_redirect_is_not_followed_and_a_long_answer_is_cut() -> None:
+    """A 302 is an answer like any other; of a body 16 KiB are read."""
+    found, asked = forwarded((302, {"location": "/elsewhere"}, b""))
+    assert (found.status, len(asked)) == (302, 1)
+    found, _ = forwarded((200, {}, b"x" * 16385))
+    assert (len(found.body), found.truncated) == (16384, True)
+
+
+def test_a_status_that_was_heard_counts_though_the_body_breaks_off() -> None:
+    """Fewer bytes than announced: the answer is what its status says, marked as cut."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer_half() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+
+        thread = threading.Thread(target=answer_half)
+        thread.start()
+        forwarder = Forwarder()
+        found = forwarder.send(HttpRequest("POST", f"http://127.0.0.1:{server.getsockname()[1]}/", {}, b""))
+        thread.join()
+        forwarder.close()
+    assert (found.status, found.body, found.truncated) == (200, b"half", True)
+
+
+def test_handing_on_fails_in_the_words_of_egress() -> None:
+    """Nobody there: `connect`, nothing was sent. A connection that breaks: `reset`, something may have been."""
+    with pytest.raises(EgressError) as caught:
+        forwarded((0, {}, b""))
+    assert (caught.value.stage, caught.value.sent) == ("reset", True)
+    forwarder = Forwarder()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(EgressError, match="refused") as caught:
+            forwarder.send(HttpRequest("POST", f"http://127.0.0.1:{taken.getsockname()[1]}/", {}, b""))
+    forwarder.close()
+    assert (caught.value.stage, caught.value.sent) == ("connect", False)

@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 from receiver import __version__
-from receiver.cli import demo, emulator, output, service, submit, tasks, trigger
+from receiver.cli import (
+    deliveries,
+    demo,
+    destinations,
+    emulator,
+    listen,
+    output,
+    replays,
+    service,
+    submit,
+    tasks,
+    trigger,
+)
 from receiver.errors import ReceiverError
 
 START, WORK, PLAY = "To begin", "With a running service", "To try things"
@@ -52,6 +64,11 @@ app.add_typer(service.config_app, name="config", rich_help_panel=START)
 app.add_typer(service.db_app, name="db", rich_help_panel=START)
 app.command(rich_help_panel=WORK)(submit.submit)
 app.add_typer(tasks.app, name="tasks", rich_help_panel=WORK)
+app.add_typer(deliveries.app, name="deliveries", rich_help_panel=WORK)
+app.command(rich_help_panel=WORK)(replays.replay)
+app.add_typer(replays.app, name="replays", rich_help_panel=WORK)
+app.add_typer(destinations.app, name="destinations", rich_help_panel=WORK)
+app.command(rich_help_panel=WORK)(listen.listen)
 app.command(rich_help_panel=PLAY)(emulator.emulator)
 app.command(rich_help_panel=PLAY)(trigger.trigger)
 

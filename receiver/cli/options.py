@@ -35,6 +35,10 @@ UrlOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+LimitOption = Annotated[int, typer.Option(help="At most so many.", min=1)]
+CursorOption = Annotated[
+    str | None, typer.Option(help="Go on from a page's next_cursor (see --json).", show_default=False)
+]
 TaskArgument = Annotated[str, typer.Argument(help="The task's id.", metavar="ID", show_default=False)]
 
 _ANY: dict[str, str] = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 -- where a service binds to all

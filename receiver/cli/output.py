@@ -49,6 +49,14 @@ STATE_STYLES: Final = {
     "cancelled": "yellow",
     "lost": "red",
     "rejected": "red",
+    # of a delivery, a destination, a replay
+    "leased": "cyan",
+    "delivered": "green",
+    "dead": "red",
+    "active": "green",
+    "open": "red",
+    "paused": "yellow",
+    "done": "green",
 }
 
 
@@ -108,7 +116,7 @@ def styled(text: str, style: str) -> Text:
 
 
 def state(name: str) -> Text:
-    """A task's state in its colour."""
+    """A state in its colour."""
     return styled(name, STATE_STYLES.get(name, ""))
 
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from receiver.cli import output, way
-from receiver.cli.options import ConfigOption, JsonOption, TaskArgument, UrlOption, connect
+from receiver.cli import listing, output, way
+from receiver.cli.clock import now
+from receiver.cli.options import (
+    ConfigOption,
+    CursorOption,
+    JsonOption,
+    LimitOption,
+    TaskArgument,
+    UrlOption,
+    connect,
+)
 
-PAGE = 200
-"""The largest page the API gives."""
 WIDE = 120
 """Columns from which on a list has room for words."""
 
 app = typer.Typer(no_args_is_help=True, help="Look at tasks, and decide by hand where the service cannot.")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)  # noqa: TID251 -- the command line has a clock: it tells ages to a reader
 
 
 @app.command("list")
@@ -33,10 +35,8 @@ def list_tasks(
         str | None,
         typer.Option(help="Only created since: 2h, 7d, or a time in ISO 8601.", metavar="WHEN", show_default=False),
     ] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1)] = 50,
-    cursor: Annotated[
-        str | None, typer.Option(help="Go on from a page's next_cursor (see --json).", show_default=False)
-    ] = None,
+    limit: LimitOption = 50,
+    cursor: CursorOption = None,
     json: JsonOption = False,
     url: UrlOption = None,
     config: ConfigOption = None,
@@ -47,35 +47,25 @@ def list_tasks(
       receiver tasks list --state failed,lost --since 24h
       receiver tasks list --limit 500 --json
     """
-    shown: list[dict[str, Any]] = []
     with connect(config, url) as client:
-        while True:
-            size = min(PAGE, limit - len(shown))
-            page = client.page(state=state or (), route=route, since=since, limit=size, cursor=cursor)
-            shown += page["data"]
-            cursor = page["next_cursor"]
-            if cursor is None or len(shown) >= limit:
-                break
-    if json:
-        output.document({"data": shown, "next_cursor": cursor})
-        return
-    if not shown:
-        output.hint("No tasks." if not (state or route or since) else "No such tasks.")
-        return
-    _show_table(shown)
-    if cursor is not None:
-        output.hint(f"There are more than these {limit}: --limit {limit * 4}")
+        found = listing.gather(
+            lambda size, at: client.page(state=state or (), route=route, since=since, limit=size, cursor=at),
+            limit,
+            cursor,
+        )
+    nothing = "No tasks." if not (state or route or since) else "No such tasks."
+    listing.show(found, _show_table, limit=limit, nothing=nothing, json=json)
 
 
 def _show_table(tasks: list[dict[str, Any]]) -> None:
-    now, is_wide = _now(), output.out().width >= WIDE
+    at, is_wide = now(), output.out().width >= WIDE
     table = output.table("ID", "STATE", "%", "AGE", "ROUTE", *(["FAILURE OR PROMPT"] if is_wide else []))
     for task in tasks:
         table.add_row(
             output.styled(task["id"], ""),
             output.state(task["state"]),
             "" if task["progress"] is None else str(task["progress"]),
-            way.age(task["created_at"], now),
+            way.age(task["created_at"], at),
             output.clean(task["route"]),
             *([output.clean(way.note(task))] if is_wide else []),
         )
@@ -106,7 +96,7 @@ def show(
     if json:
         output.document(items)
         return
-    way.show_task(task, now=_now())
+    way.show_task(task, now=now())
     output.say("  its way:")
     way.show_way(way.steps(task, items), indent=4)
 
@@ -125,7 +115,7 @@ def refresh(
     if json:
         output.document(task)
         return
-    way.show_task(task, now=_now())
+    way.show_task(task, now=now())
 
 
 @app.command()
