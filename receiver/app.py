@@ -19,14 +19,15 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from receiver import deliver, logs
+from receiver import deliver, health, logs
 from receiver.config import secrets_of
 from receiver.destinations import KINDS
+from receiver.destinations.webhook import WebhookOptions
 from receiver.egress import Egress
 from receiver.errors import ConfigError, StoreUnavailable
 from receiver.ingest import After, Lane, Polling, Rulebook
 from receiver.poll import Poller
-from receiver.routing import Rule
+from receiver.routing import OWN_CALLBACK, Rule
 from receiver.store import Store, migrations
 from receiver.submit import Submitter, Terms
 from receiver.sweep import Refusals, Sweeper
@@ -86,6 +87,7 @@ class Service:
     submitter: Submitter
     poller: Poller
     deliverer: deliver.Deliverer
+    replayer: deliver.Replayer
     sweeper: Sweeper
     after: After
     lock: ServeLock
@@ -108,7 +110,7 @@ class Service:
             guard=Guard(config.security.api_keys),
             clock=clock,
             max_submission=config.server.max_submission,
-            destinations=frozenset(self.deliverer.destinations),
+            destinations=frozenset(destination.name for destination in config.destinations),
             lookup_for=2 * config.upstream.timeout.total_seconds(),
         )
         health = Health(self.store, self.reasons)
@@ -136,27 +138,28 @@ class Service:
         egress = Egress(base_url=config.upstream.base_url, headers=_upstream_headers(config))
         after = After(log)
         destinations = {d.name: _destination(config, d) for d in config.destinations}
+        destinations[OWN_CALLBACK] = _own_callbacks(config)
         # Chance from the operating system: ids are guessed by nobody, and no two processes draw the same.
         dice, entropy = random.SystemRandom(), Entropy()
-        deliverer = deliver.Deliverer(
-            store=store,
-            egress=egress,
-            destinations=destinations,
-            log=log,
-            clock=clock,
-            entropy=entropy,
-            draw=dice.random,
-            max_concurrency=config.delivery.max_concurrency,
-        )
         rules = Rulebook(
             rules=[_rule(d) for d in config.destinations],
             lanes={name: Lane(d.schedule[0], d.lease_for) for name, d in destinations.items()},
-            room=deliverer.room,
+            room=lambda name: deliverer.room(name),  # noqa: PLW0108 -- each knows the other; it is made below
             entropy=entropy,
             draw=dice.random,
             polling=_polling(config),
             confirm=config.upstream.confirm_callbacks,
         )
+        deliverer = deliver.Deliverer(
+            store=store,
+            egress=egress,
+            destinations=destinations,
+            rules=rules,
+            after=after,
+            clock=clock,
+            max_concurrency=config.delivery.max_concurrency,
+        )
+        replayer = deliver.Replayer(store, list(destinations), log, clock, entropy, deliverer.wake)
         submitter = Submitter(store, egress, rules, _terms(config), after, log, clock)
         timeout = config.upstream.timeout.total_seconds()
         poller = Poller(
@@ -181,7 +184,7 @@ class Service:
             wake_deliver=deliverer.wake,
         )
         after.take, after.deliver, after.poll = deliverer.take, deliverer.wake, poller.wake
-        service = cls(config, store, egress, submitter, poller, deliverer, sweeper, after, service_lock)
+        service = cls(config, store, egress, submitter, poller, deliverer, replayer, sweeper, after, service_lock)
         try:
             await sweeper.recover()
         except BaseException:
@@ -195,6 +198,7 @@ class Service:
             ("submit", submitter.run),
             ("poll", poller.run),
             ("deliver", deliverer.run),
+            ("replay", replayer.run),
             ("sweep", sweeper.run),
         ):
             service._loops.append(asyncio.create_task(service._kept_up(name, loop), name=name))
@@ -222,6 +226,7 @@ class Service:
         self._stopping = True
         self.after.release()
         self.sweeper.stop()
+        self.replayer.stop()
         await asyncio.gather(self.submitter.stop(), self.poller.stop(), self.deliverer.stop(DRAIN_FOR))
 
     async def close(self) -> None:
@@ -281,7 +286,7 @@ class Server(uvicorn.Server):
             listening=[f"{address[0]}:{address[1]}" for address in listening],
             public_url=service.config.server.public_url,
             database=service.store.dialect.name,
-            destinations=sorted(service.deliverer.destinations),
+            destinations=sorted(destination.name for destination in service.config.destinations),
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -354,6 +359,31 @@ def _destination(config: Config, given: Any) -> deliver.Destination:
         timeout=(base.timeout if given.timeout is None else given.timeout).total_seconds(),
         max_concurrency=given.max_concurrency,
         allow_private=given.allow_private,
+        terms=health.Terms(
+            base.circuit_failures if given.circuit_failures is None else given.circuit_failures,
+            base.circuit_pause if given.circuit_pause is None else given.circuit_pause,
+        ),
+        rate=None if given.rate is None else (given.rate.count, given.rate.per),
+        home=config.server.public_url,
+    )
+
+
+def _own_callbacks(config: Config) -> deliver.Destination:
+    """The lane that all tasks' own callback_urls share (contract section 3: 16 slots, 4 a host)."""
+    base = config.delivery
+    return deliver.Destination(
+        name=OWN_CALLBACK,
+        kind=KINDS["webhook"],
+        # The URL is each delivery's own.
+        options=WebhookOptions(
+            url="http://callback.invalid", secrets=config.security.callback_secrets, format="envelope"
+        ),
+        schedule=base.schedule,
+        jitter=base.jitter,
+        timeout=base.timeout.total_seconds(),
+        max_concurrency=16,
+        allow_private=config.security.allow_private_callbacks,
+        per_host=4,
     )
 
 
@@ -390,6 +420,7 @@ def _terms(config: Config) -> Terms:
         max_concurrency=upstream.max_concurrency,
         retry=upstream.submit_retry,
         deadline=upstream.submit_deadline,
+        allow_private_callbacks=config.security.allow_private_callbacks,
     )
 
 

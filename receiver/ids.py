@@ -13,6 +13,7 @@ TaskId = NewType("TaskId", str)
 EventId = NewType("EventId", str)
 DeliveryId = NewType("DeliveryId", str)
 AttemptId = NewType("AttemptId", str)
+ReplayId = NewType("ReplayId", str)
 
 ENTROPY_BYTES = 10
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -56,3 +57,8 @@ def delivery_id(ms: int, entropy: bytes) -> DeliveryId:
 def attempt_id(ms: int, entropy: bytes) -> AttemptId:
     """A new `att_…`."""
     return AttemptId("att_" + write(ms, entropy))
+
+
+def replay_id(ms: int, entropy: bytes) -> ReplayId:
+    """A new `rpl_…`."""
+    return ReplayId("rpl_" + write(ms, entropy))

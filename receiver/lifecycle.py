@@ -32,6 +32,11 @@ Seen = Literal[
 ResultKind = Literal["ok", "transient", "throttled", "permanent"]
 """How an attempt ended (glossary: result)."""
 DeliveryState = Literal["pending", "leased", "delivered", "dead", "cancelled"]
+HealthState = Literal["active", "open", "paused"]
+"""Of a destination: tried as ever; its circuit is open, one probe at a time; held by hand or because it is gone."""
+ReplayState = Literal["running", "done", "cancelled"]
+Replayed = Literal["dead", "delivered", "all"]
+"""Which ended deliveries a replay opens again; `all` are these two and the cancelled ones."""
 
 TASK_STATES: Final[tuple[TaskState, ...]] = (
     "pending",
@@ -50,6 +55,7 @@ UNSENT: Final[frozenset[TaskState]] = frozenset({"pending", "submitting", "ambig
 OPEN: Final[frozenset[TaskState]] = UNSENT | {"queued", "running"}
 TERMINAL: Final[frozenset[TaskState]] = frozenset(TASK_STATES) - OPEN
 TERMINAL_SEEN: Final[frozenset[Seen]] = frozenset({"succeeded", "failed", "cancelled"})
+DELIVERY_STATES: Final[tuple[DeliveryState, ...]] = ("pending", "leased", "delivered", "dead", "cancelled")
 DELIVERY_ENDED: Final[frozenset[DeliveryState]] = frozenset({"delivered", "dead", "cancelled"})
 
 # What an observation makes of a task whose birth is known. A pair that is not here changes nothing: it is a

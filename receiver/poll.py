@@ -69,7 +69,7 @@ class Claim(Reads):
         gone = lose(task, "the submission got no answer, and no callback came before polling.deadline", self.now)
         unit.put_task(gone)
         into = Recorded(gone, moved=True)
-        record(unit, gone, "task.lost", self.rules, self.now, into)
+        record(unit, gone, "task.lost", self.rules, self.now, into.born)
         return into
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 import msgspec
 
-from receiver.ids import AttemptId, DeliveryId, EventId, TaskId
-from receiver.lifecycle import DeliveryState, ResultKind, Seen, TaskState
+from receiver.ids import AttemptId, DeliveryId, EventId, ReplayId, TaskId
+from receiver.lifecycle import DeliveryState, HealthState, Replayed, ReplayState, ResultKind, Seen, TaskState
 
 Via = Literal["callback", "poll"]
 Verdict = Literal["accepted", "duplicate", "late", "progress", "odd", "unreadable"]
@@ -62,6 +62,7 @@ class Task(msgspec.Struct, frozen=True):
     Attributes:
         input_json: the upstream's own body without callback_url, data URIs abridged; fixed at birth.
         only_json: names of the destinations the submitter chose, as a JSON list; None for all.
+        callback_url: the submitter's own, a destination of this task alone; None for none.
         callback_expires_at: how long its callback URL is good; None where it has none and is polled from the start.
         deferred: its submitter was told 202; a rejection is therefore an event.
         submit_attempts: how often it was sent and surely not taken.
@@ -116,6 +117,7 @@ class Task(msgspec.Struct, frozen=True):
     urlless_count: int = 0
     callbacks: int = 0
     woken_at: datetime | None = None
+    callback_url: str | None = None
 
 
 class Inbox(msgspec.Struct, frozen=True):
@@ -138,6 +140,7 @@ class Event(msgspec.Struct, frozen=True):
     Attributes:
         data_json: the `data` member of contract section 5.
         skips_json: `[[destination, reason], …]`: the deliveries that were not made.
+        seq: its place in the pull feed, given by the writer in the order of commits.
     """
 
     id: EventId
@@ -146,6 +149,7 @@ class Event(msgspec.Struct, frozen=True):
     created_at: datetime
     data_json: str
     skips_json: str = "[]"
+    seq: int = 0
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -157,6 +161,10 @@ class Delivery(msgspec.Struct, frozen=True):
         lease_token: fencing number, one more with every lease; a write under an older one changes nothing.
         due_at: when a pending delivery is to be tried.
         leased_until: past this a leased delivery has lost its worker.
+        retried: it was tried before, or opened again; new work is not starved by these.
+        forced: somebody asked for it by hand: tried at once, even past a pause or an open circuit.
+        callback_url: where it goes, if it goes to its task's own callback_url (destination `@callback`).
+        callback_host: the host in it: of the slots that all such URLs share, one host gets a few.
     """
 
     id: DeliveryId
@@ -171,6 +179,10 @@ class Delivery(msgspec.Struct, frozen=True):
     lease_token: int = 0
     leased_until: datetime | None = None
     finished_at: datetime | None = None
+    retried: bool = False
+    forced: bool = False
+    callback_url: str | None = None
+    callback_host: str | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -206,3 +218,55 @@ class Refusal(msgspec.Struct, frozen=True):
     reason: str
     method: str
     size: int
+
+
+class Health(msgspec.Struct, frozen=True):
+    """How a destination does. One that never failed has no row.
+
+    Attributes:
+        consecutive_failures: attempts that failed since the last that did not.
+        last_error: the last failure, in words.
+        opened_at: since when its circuit is open; None while it is not.
+        opens: how often in this outage; each doubles the pause.
+        next_try_at: when an open circuit's probe may be made.
+        probe_id: the delivery that is the probe; `probe_until` is how long it may take.
+        announced: its outage has been told of, so its end is to be told, too.
+        reason: why it is paused.
+    """
+
+    name: str
+    state: HealthState = "active"
+    consecutive_failures: int = 0
+    last_error: str | None = None
+    last_error_at: datetime | None = None
+    opened_at: datetime | None = None
+    opens: int = 0
+    next_try_at: datetime | None = None
+    probe_id: DeliveryId | None = None
+    probe_until: datetime | None = None
+    announced: bool = False
+    reason: str | None = None
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """Many ended deliveries opened again, step by step.
+
+    Attributes:
+        destination: only this one's; None for all.
+        since_at, until_at: when the deliveries were made; None for no lower bound.
+        matched: how many there were when it began.
+        replayed: how many have been opened again.
+        cursor: the id of the last one; all before it are done.
+    """
+
+    id: ReplayId
+    state: ReplayState
+    destination: str | None
+    which: Replayed
+    since_at: datetime | None
+    until_at: datetime
+    matched: int
+    created_at: datetime
+    replayed: int = 0
+    cursor: str = ""
+    finished_at: datetime | None = None

@@ -52,6 +52,9 @@ _PATTERNS: Final[dict[str, frozenset[str]]] = {
 _SHOWN: Final = 60
 """Characters of a value that a reason repeats."""
 
+OWN_CALLBACK: Final = "@callback"
+"""The name of the destination that is a task's own callback_url (contract 4.2)."""
+
 Condition = tuple[str, tuple[Any, ...]]
 
 
@@ -91,13 +94,13 @@ def wanted(event_type: str, rules: Iterable[Rule]) -> bool:
     return any(event_type in _types(rule.events) for rule in rules)
 
 
-def match(event: Event, rules: Sequence[Rule], *, route: str, only: frozenset[str] | None = None) -> list[Match]:
+def match(event: Event, rules: Sequence[Rule], *, route: str | None, only: frozenset[str] | None = None) -> list[Match]:
     """Each rule's verdict on an event, in the order of the rules.
 
     Args:
         event: its data is parsed once, and only if a rule that is still in question looks into it.
         rules: one for each destination.
-        route: the upstream route of the event's task.
+        route: the upstream route of the event's task; None for an event about no task, which no `routes` keeps out.
         only: the destinations the submitter chose for this task; None for all.
     """
     data = _Data(event.data_json)
@@ -108,14 +111,14 @@ def match(event: Event, rules: Sequence[Rule], *, route: str, only: frozenset[st
     return found
 
 
-def _objection(event_type: str, rule: Rule, route: str, only: frozenset[str] | None) -> str | None:
+def _objection(event_type: str, rule: Rule, route: str | None, only: frozenset[str] | None) -> str | None:
     """Why not, as far as can be said without looking into the data."""
     if only is not None and rule.name not in only:
         return "the task was submitted for other destinations"
     if event_type not in _types(rule.events):
         asked = "the terminal events" if rule.events is None else ", ".join(rule.events)
         return f"events: it asks for {asked}, this is {event_type}"
-    if rule.routes is not None and route not in rule.routes:
+    if rule.routes is not None and route is not None and route not in rule.routes:
         return f"routes: it takes {', '.join(rule.routes)}, the task is on {route}"
     return None
 

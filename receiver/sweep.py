@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import orjson
 from msgspec.structs import replace
 
-from receiver import ids
+from receiver import health, ids
 from receiver.errors import StoreUnavailable
 from receiver.ingest import Recorded
 from receiver.records import Refusal
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 STEP = 200
 """Rows of one sweep: a step is one small op between others."""
 KEPT_REFUSALS = 1000
+SENDER_GONE = "its sender ended before the answer"
 HOMELESS_FOR = timedelta(hours=24)
 """How long a delivery waits for its destination to come back into the config (contract section 5)."""
 EVICT_EVERY = timedelta(minutes=1)
@@ -58,6 +59,9 @@ class Rescue(Reads):
         )
         for delivery in gone:
             unit.put_delivery(replace(delivery, state="pending", due_at=self.now, leased_until=None))
+            state = unit.health(delivery.destination)
+            if state.probe_id == delivery.id:  # another may be made
+                unit.put_health(health.unprobed(state, self.now))
         return gone
 
 
@@ -80,7 +84,7 @@ class Disown(Reads):
         )
         into = [Recorded(task) for task in gone]
         for task, recorded in zip(gone, into, strict=True):
-            ambiguous(unit, task, self.rules, self.now, recorded)
+            ambiguous(unit, task, self.rules, self.now, recorded, SENDER_GONE)
             unit.drop_payload(task.id)
         return into
 
@@ -257,7 +261,7 @@ class Sweeper:
                 "task.submit_ambiguous",
                 task_id=recorded.task.id,
                 upstream_id=recorded.task.upstream_id,
-                reason="its sender ended before the answer",
+                reason=SENDER_GONE,
             )
             self.after(recorded)
 

@@ -7,6 +7,7 @@ import sys
 
 PURE = (
     "receiver/envelope.py",
+    "receiver/health.py",
     "receiver/ids.py",
     "receiver/lifecycle.py",
     "receiver/records.py",

@@ -77,7 +77,6 @@ def test_what_is_commented_out_in_the_example_is_right_too(file: Path) -> None:
     assert [problem.split(": ")[1] for problem in problems] == [
         "server.rate_per_key",
         "upstream.rate",
-        "destinations[0].rate",
     ]
 
 

@@ -138,12 +138,6 @@ def test_a_mistake_is_named_at_its_place(file: Path, text: str, problem: str) ->
         ('[archive]\nurl = "s3://b/p"', "archive.url"),
         ('[server]\nrate_per_key = "100/s"', "server.rate_per_key"),
         ('[upstream]\nrate = "5/s"', "upstream.rate"),
-        (HOOK + 'rate = "10/s"', "destinations[0].rate"),
-        (HOOK + 'format = "envelope"', "destinations[0].format"),
-        (HOOK + 'format = "cloudevents"', "destinations[0].format"),
-        (HOOK + 'events = ["task.*", "delivery.dead"]', "destinations[0].events[1]"),
-        (HOOK + 'events = ["destination.*"]', "destinations[0].events[0]"),
-        (HOOK + 'events = ["task.ambiguous"]', "destinations[0].events[0]"),
         *((HOOK.replace("webhook", kind), "destinations[0].kind") for kind in ("discord", "email", "apprise")),
     ],
 )

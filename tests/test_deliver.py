@@ -17,6 +17,7 @@ from receiver.deliver import Claim, Deliverer, Destination
 from receiver.destinations.base import Kind, Options, Steps
 from receiver.destinations.webhook import KIND, WebhookOptions
 from receiver.egress import Egress
+from receiver.ingest import After
 from receiver.wire import HttpRequest
 from tests.rooms import (
     PATIENCE,
@@ -26,11 +27,11 @@ from tests.rooms import (
     an_event,
     deliveries_of,
     delivery_of,
-    entropy,
     one_batch,
     opened,
     put,
     rows_of,
+    rulebook,
     until,
 )
 from tests.world import SECRET, Sink, sink
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from receiver.ingest import Rulebook
     from receiver.records import Delivery, Event
     from receiver.store import Store
 
@@ -100,19 +102,22 @@ class Room:
 
 
 @asynccontextmanager
-async def running(store: Store, *destinations: Destination, max_concurrency: int = 64) -> AsyncIterator[Room]:
+async def running(
+    store: Store, *destinations: Destination, max_concurrency: int = 64, rules: Rulebook | None = None
+) -> AsyncIterator[Room]:
     """A deliverer on this store, until the end of the block."""
     egress, log = Egress(base_url="http://127.0.0.1:1", headers={}), Lines()
+    after = After(cast("Any", log))
     deliverer = Deliverer(
         store=store,
         egress=egress,
         destinations={one.name: one for one in destinations},
-        log=cast("Any", log),
+        rules=rules or rulebook(rules=[]),
+        after=after,
         clock=clock,
-        entropy=entropy,
-        draw=lambda: 0.0,
         max_concurrency=max_concurrency,
     )
+    after.take, after.deliver = deliverer.take, deliverer.wake
     loop = asyncio.create_task(deliverer.run())
     try:
         yield Room(deliverer, store, log)
@@ -216,7 +221,7 @@ async def test_what_was_leased_at_birth_needs_no_claim(store: Store, target: Sin
 async def test_room_is_what_the_lane_can_hold(store: Store, target: Sink) -> None:
     """None for a destination that is not there."""
     async with running(store, to(target.url, max_concurrency=2)) as room:
-        assert room.deliverer.room("sink") == 8
+        await until(lambda: room.deliverer.room("sink") == 8)
         assert room.deliverer.room("elsewhere") == 0
     assert room.deliverer.room("sink") == 0
 
@@ -362,12 +367,12 @@ async def test_an_outage_of_the_store_sends_nothing_twice(store: Store, target: 
         assert (len(target.received), room.attempts(delivery)) == (1, [(1, "ok")])
 
 
-def _broken_flow(event: Event, options: Options, *, now: object) -> Steps:
+def _broken_flow(event: Event, options: Options, *, now: object, home: object) -> Steps:
     raise RuntimeError("a fault of this kind")
     yield
 
 
-def _breaks_later(event: Event, options: WebhookOptions, *, now: object) -> Steps:
+def _breaks_later(event: Event, options: WebhookOptions, *, now: object, home: object) -> Steps:
     yield HttpRequest("POST", options.url, {}, b"{}")
     raise RuntimeError("a fault of this kind")
 
@@ -398,11 +403,12 @@ async def test_a_claim_is_of_one_destination_and_oldest_due_first(store: Store) 
     held = a_delivery(event, state="leased", due_at=None, leased_until=now + timedelta(seconds=9))
     await put(store, task, event, *dues, ahead, other, held)
     lease = now + timedelta(seconds=60)
-    leased, upcoming = await store.run(Claim(store, "sink", 2, now, lease))
+    claimed = await store.run(Claim(store, "sink", 2, now, lease))
+    leased, upcoming = claimed.leased, claimed.upcoming
     assert [delivery.id for delivery, _ in leased] == [dues[1].id, dues[2].id]
     assert {(one.state, one.leased_until, one.lease_token, one.due_at) for one, _ in leased} == {
         ("leased", lease, 1, None)
     }
-    assert all(one == event for _, one in leased)
+    assert all(one.id == event.id for _, one in leased)
     assert upcoming == dues[0].due_at
     assert await deliveries_of(store, task.id) != []

@@ -69,11 +69,11 @@ async def test_a_success_is_one_event_and_one_delivery(store: Store) -> None:
     """Task, inbox, event and delivery are there together, and the document is the contract's."""
     task = await put_task(store, metadata_json='{"team":"vfx"}', prompt="a cat")
     recorded = await store.run(callback(task.id, SUCCESS, later(9)))
-    assert (recorded.verdict, recorded.moved, len(recorded.waiting)) == ("accepted", True, 1)
+    assert (recorded.verdict, recorded.moved, len(recorded.born.waiting)) == ("accepted", True, 1)
     assert await events_of(store, task.id) == ["task.succeeded"]
     (delivery,) = await deliveries_of(store, task.id)
     assert (delivery.destination, delivery.state, delivery.due_at) == ("sink", "pending", later(9))
-    data = orjson.loads(recorded.events[0].data_json)
+    data = orjson.loads(recorded.born.events[0].data_json)
     envelope = data.pop("envelope")
     assert data == {
         "task_id": task.id,
@@ -342,10 +342,10 @@ async def test_a_lost_task_comes_back(store: Store) -> None:
     """Our word gives way to the upstream's; the second event says `recovered`."""
     task = await put_task(store, "lost")
     recorded = await store.run(callback(task.id, SUCCESS, later(5)))
-    assert orjson.loads(recorded.events[0].data_json)["recovered"] is True
+    assert orjson.loads(recorded.born.events[0].data_json)["recovered"] is True
     assert (await task_of(store, task.id)).state == "succeeded"
     again = await store.run(callback(task.id, '{"status":"FAILED"}', later(6)))
-    assert (again.verdict, again.events) == ("late", [])
+    assert (again.verdict, again.born.events) == ("late", [])
 
 
 async def test_a_lost_task_that_lives_is_asked_until_the_truth_is_known(store: Store) -> None:
@@ -401,7 +401,7 @@ async def test_every_rule_is_a_delivery_or_a_skip(store: Store) -> None:
     task = await put_task(store, metadata_json='{"team":"edit"}')
     recorded = await store.run(callback(task.id, SUCCESS, rules=rules))
     assert [one.destination for one in await deliveries_of(store, task.id)] == ["all", "ends"]
-    skips = orjson.loads(recorded.events[0].skips_json)
+    skips = orjson.loads(recorded.born.events[0].skips_json)
     assert [name for name, _ in skips] == ["elsewhere", "vfx"]
     assert all(reason for _, reason in skips)
 
@@ -431,9 +431,9 @@ async def test_deliveries_are_leased_at_birth_as_far_as_there_is_room(store: Sto
     async with one_batch(store):
         waiting = [store.writer.run(callback(task.id, SUCCESS, later(1), rules)) for task in tasks]
     recorded = [await one for one in waiting]
-    assert [len(one.leased) for one in recorded] == [1, 1, 0]
-    assert [len(one.waiting) for one in recorded] == [0, 0, 1]
-    delivery, event = recorded[0].leased[0]
+    assert [len(one.born.leased) for one in recorded] == [1, 1, 0]
+    assert [len(one.born.waiting) for one in recorded] == [0, 0, 1]
+    delivery, event = recorded[0].born.leased[0]
     assert (delivery.state, delivery.leased_until, delivery.lease_token) == ("leased", later(91), 1)
     assert delivery.event_id == event.id
     assert await deliveries_of(store, tasks[0].id) == [delivery]
@@ -444,7 +444,7 @@ async def test_a_first_wait_is_kept(store: Store) -> None:
     rules = rulebook(room=lambda _name: 9, lanes={"sink": Lane(first_wait=timedelta(seconds=5))})
     task = await put_task(store)
     recorded = await store.run(callback(task.id, SUCCESS, NOW, rules))
-    assert recorded.leased == []
+    assert recorded.born.leased == []
     assert (await deliveries_of(store, task.id))[0].due_at == later(5)
 
 

@@ -68,7 +68,7 @@ def test_an_upgrade_can_be_repeated(tmp_path: Path) -> None:
         connection.execute("INSERT INTO counters (name, value) VALUES ('kept', 1)")
     migrations.upgrade(url)
     with closing(open_dialect(url).connect()) as connection:
-        assert connection.execute("SELECT name, value FROM counters").fetchall() == [("kept", 1)]
+        assert connection.execute("SELECT value FROM counters WHERE name = 'kept'").fetchall() == [(1,)]
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

@@ -22,13 +22,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from receiver import lifecycle, poll, sweep
-from receiver.deliver import Attempted, HandBack
+from receiver.deliver import Attempted, HandBack, Redeliver
 from receiver.deliver import Claim as DeliverClaim
+from receiver.deliver.ops import Turn
+from receiver.deliver.replay import Put, Step
 from receiver.errors import Conflict
-from receiver.ids import AttemptId
+from receiver.health import Terms as HealthTerms
+from receiver.ids import AttemptId, ReplayId
 from receiver.ingest import Lane, Wake
-from receiver.records import Attempt, Observation
-from receiver.retry import Decision
+from receiver.records import Attempt, Observation, Replay
+from receiver.retry import Decision, Result
 from receiver.routing import Rule
 from receiver.submit.ops import Accept, Adopt, Answered, Cancel, Claim, Terms
 from receiver.upstream.base import Ambiguous, NotTaken, Refused, Taken
@@ -63,7 +66,11 @@ ANSWERS: list[Submission] = [
     Ambiguous("hang"),
 ]
 RULES = rulebook(
-    rules=[Rule("all", events=("task.*",)), Rule("ends"), Rule("vfx", match=(("metadata.team", ("vfx",)),))],
+    rules=[
+        Rule("all", events=("task.*", "destination.*", "delivery.dead", "task.ambiguous")),
+        Rule("ends"),
+        Rule("vfx", match=(("metadata.team", ("vfx",)),)),
+    ],
     lanes={name: Lane(lease_for=timedelta(seconds=90)) for name in ("all", "ends", "vfx")},
     room=lambda name: 1 if name == "all" else 0,
 )
@@ -125,7 +132,7 @@ class Service(RuleBasedStateMachine):
         for one in done:
             assert not isinstance(one, BaseException) or isinstance(one, Conflict), repr(one)
             for recorded in one[1] if isinstance(one, tuple) and len(one) == 3 else [one]:
-                self.working += getattr(recorded, "leased", [])
+                self.working += getattr(getattr(recorded, "born", None), "leased", [])
         return done
 
     # -- the world -----------------------------------------------------------------------------------------------------
@@ -257,8 +264,14 @@ class Service(RuleBasedStateMachine):
     def deliver(self, data: st.DataObject) -> None:
         """Somebody claims deliveries; somebody who has some writes what became of one, or gives it back."""
         name = data.draw(st.sampled_from(["all", "ends", "vfx"]))
-        ((leased, _),) = self.run(DeliverClaim(self.store, name, 2, self.now, self.now + timedelta(seconds=90)))
-        self.working += leased
+        before = self.health(name)
+        (claimed,) = self.run(DeliverClaim(self.store, name, 2, self.now, self.now + timedelta(seconds=90)))
+        unasked = [delivery for delivery, _ in claimed.leased if not delivery.forced]
+        if before == "paused":
+            assert unasked == []
+        elif before == "open":
+            assert len(unasked) <= 1
+        self.working += claimed.leased
         if not self.working:
             return
         delivery, event = data.draw(st.sampled_from(self.working))
@@ -285,8 +298,32 @@ class Service(RuleBasedStateMachine):
             due,
         )
         row = self.disk.execute("SELECT state, lease_token FROM deliveries WHERE id = ?", (delivery.id,)).fetchone()
-        (held,) = self.run(Attempted(delivery, attempt, Decision(state, due, ""), self.now))  # type: ignore[arg-type]
-        assert held == (row == ("leased", delivery.lease_token))
+        results = {"delivered": "ok", "pending": "transient", "dead": "permanent"}
+        result = Result(results[state], "as it was", pause=state == "dead" and data.draw(st.booleans()))  # type: ignore[arg-type]
+        decision = Decision(state, due, "")  # type: ignore[arg-type]
+        (tried,) = self.run(Attempted(delivery, event, attempt, result, decision, self.now, HealthTerms(2), RULES))
+        assert tried.held == (row == ("leased", delivery.lease_token))
+
+    def health(self, name: str) -> str:
+        """A destination's health, as it is on disk."""
+        row = self.disk.execute("SELECT state FROM destinations WHERE name = ?", (name,)).fetchone()
+        return str(row[0]) if row else "active"
+
+    @rule(data=st.data())
+    def hold_or_open_again(self, data: st.DataObject) -> None:
+        """Somebody pauses or resumes a destination, opens a delivery again, or replays many."""
+        what = data.draw(st.sampled_from(["pause", "resume", "redeliver", "replay"]))
+        names = ["all", "ends", "vfx"]
+        if what in {"pause", "resume"}:
+            self.run(Turn(data.draw(st.sampled_from(names)), what == "resume", self.now, RULES))
+            return
+        rows = self.disk.execute("SELECT id FROM deliveries ORDER BY id").fetchall()
+        if what == "redeliver" and rows:
+            self.run(Redeliver(data.draw(st.sampled_from(rows))[0], names, self.now))
+        elif what == "replay":
+            which: Any = data.draw(st.sampled_from(["dead", "delivered", "all"]))
+            replay = Replay(ReplayId("rpl_" + entropy(8).hex()), "running", None, which, None, self.now, 0, self.now)
+            self.run(Put(replay), Step(self.store, names, self.now))
 
     @rule(seconds=st.sampled_from([0.001, 1, 5, 70, 130, 4000, 90_000]))
     def wait(self, seconds: float) -> None:
@@ -373,6 +410,15 @@ class Service(RuleBasedStateMachine):
         for event, skips in self.disk.execute("SELECT id, skips_json FROM events"):
             assert made.pop(event, 0) + len(orjson.loads(skips)) == 3
         assert not made
+
+    @invariant()
+    def the_feed_has_no_gap(self) -> None:
+        """Events stand in it in the order of their commits, each with a place of its own."""
+        places = [seq for (seq,) in self.disk.execute("SELECT seq FROM events ORDER BY seq")]
+        (last,) = self.disk.execute("SELECT value FROM counters WHERE name = 'event_seq'").fetchone()
+        assert len(set(places)) == len(places)
+        assert (places[-1] if places else 0) <= last
+        assert len(places) <= last
 
     @invariant()
     def attempts_are_counted(self) -> None:

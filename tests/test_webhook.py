@@ -115,7 +115,7 @@ def test_an_operator_event_in_an_envelope_is_no_success() -> None:
 
 def test_the_format_cloudevents_is_structured_json() -> None:
     """The attributes of CloudEvents 1.0, the data as it is stored."""
-    request = next(flow(EVENT, options(format="cloudevents"), now=NOW, source="https://hooks.example.com"))
+    request = next(flow(EVENT, options(format="cloudevents"), now=NOW, home="https://hooks.example.com"))
     assert request.headers["content-type"] == "application/cloudevents+json"
     assert json.loads(request.body) == {
         "specversion": "1.0",

@@ -14,10 +14,11 @@ from starlette.requests import Request
 
 from receiver.deliver import Attempted, Claim, HandBack
 from receiver.errors import Conflict, NotFound, StoreUnavailable
+from receiver.health import Terms
 from receiver.ids import AttemptId
 from receiver.poll import Claim as PollClaim
 from receiver.records import Attempt, Observation
-from receiver.retry import Decision
+from receiver.retry import Decision, Result
 from receiver.store import Store, writer
 from receiver.submit.ops import Accept
 from receiver.web.health import Health
@@ -207,7 +208,7 @@ async def test_deliveries_that_are_staged_outlive_one_that_is_read_late(store: S
         between = store.writer.run(attempted(other, "delivered"))
         again = store.writer.run(HandBack([mine], NOW))
     await asyncio.gather(swept, between)
-    assert (await first, await again) == (True, 0)
+    assert ((await first).held, await again) == (True, 0)
     assert (await delivery_of(store, mine.id)).state == "delivered"
 
 
@@ -220,8 +221,8 @@ async def test_a_claim_sees_what_its_batch_staged(store: Store) -> None:
         told = store.writer.run(callback(task.id, '{"task_id":"up-1","status":"3","video_url":"https://x.example/v"}'))
         first, second = store.writer.run(claim), store.writer.run(claim)
     await told
-    leased_by_first, _ = await first
-    leased_by_second, _ = await second
+    leased_by_first = (await first).leased
+    leased_by_second = (await second).leased
     assert [delivery.task_id for delivery, _ in leased_by_first] == [task.id]
     assert leased_by_second == []
     assert leased_by_first[0][1].type == "task.succeeded"
@@ -372,7 +373,7 @@ async def test_a_full_disk_is_no_readiness(store: Store) -> None:
     assert b"cannot commit" in bytes(answer.body)
     for _ in range(3):
         assert (await health.ready(request)).status_code == 200
-    assert rows_of(store, "SELECT count(*) FROM counters") == [(1,)]
+    assert rows_of(store, "SELECT count(*) FROM counters WHERE name = 'probe'") == [(1,)]
 
 
 async def test_a_corrupt_page_is_an_outage(store: Store) -> None:
@@ -478,7 +479,8 @@ def attempted(delivery: Delivery, state: str) -> Attempted:
         next_at=None,
     )
     decision = Decision(cast("Any", state), later(5) if state == "pending" else None, "")
-    return Attempted(delivery, attempt, decision, NOW)
+    event = an_event(a_task("succeeded"))
+    return Attempted(delivery, event, attempt, Result("ok", ""), decision, NOW, Terms(), rulebook())
 
 
 @pytest.mark.parametrize("stale", [{"lease_token": 6}, {"lease_token": 8}])
@@ -486,7 +488,7 @@ async def test_a_stale_lease_writes_nothing(store: Store, stale: dict[str, int])
     """Neither an attempt nor a hand-back under another token changes the delivery, and no attempt is kept."""
     delivery = await leased(store)
     old = replace(delivery, **stale)
-    assert await store.run(attempted(old, "dead")) is False
+    assert not (await store.run(attempted(old, "dead"))).held
     assert await store.run(HandBack([old], NOW)) == 0
     assert await delivery_of(store, delivery.id) == delivery
     assert rows_of(store, "SELECT count(*) FROM attempts") == [(0,)]
@@ -495,8 +497,8 @@ async def test_a_stale_lease_writes_nothing(store: Store, stale: dict[str, int])
 async def test_a_lease_writes_once(store: Store) -> None:
     """The second write under the same lease changes nothing: the first one ended it."""
     delivery = await leased(store)
-    assert await store.run(attempted(delivery, "pending")) is True
-    assert await store.run(attempted(delivery, "dead")) is False
+    assert (await store.run(attempted(delivery, "pending"))).held
+    assert not (await store.run(attempted(delivery, "dead"))).held
     stored = await delivery_of(store, delivery.id)
     assert (stored.state, stored.attempt_count, stored.due_at, stored.leased_until) == ("pending", 1, later(5), None)
     assert rows_of(store, "SELECT count(*) FROM attempts") == [(1,)]

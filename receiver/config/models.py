@@ -85,11 +85,9 @@ def _sqlite_or_postgres(url: str) -> str:
 def _event(pattern: str) -> str:
     types = routing.types_of(pattern)
     if not types:
-        known = (*sorted(routing.EVENT_TYPES), "task.*")
+        known = (*sorted(routing.EVENT_TYPES), "task.*", "destination.*")
         near = suggestion(pattern, known) or f"; there are {', '.join(known)}"
         raise ValueError(f'no event is called "{pattern}"{near}')
-    if types & routing.OPERATOR_EVENTS:
-        raise ValueError(f'"{pattern}" is not built yet in this release (operator events)')
     return pattern
 
 
@@ -138,7 +136,7 @@ Secret = Annotated[
 Event = Annotated[
     str,
     AfterValidator(_event),
-    WithJsonSchema({"enum": [*sorted(routing.EVENT_TYPES - routing.OPERATOR_EVENTS), "task.*", "*"]}),
+    WithJsonSchema({"enum": [*sorted(routing.EVENT_TYPES), "task.*", "destination.*", "delivery.*", "*"]}),
 ]
 Route = Annotated[str, AfterValidator(_route), WithJsonSchema({"enum": list(ROUTES)})]
 _ONE = {"type": ["string", "number", "boolean"]}

@@ -51,10 +51,6 @@ def not_built(config: Config) -> list[tuple[KeyPath, str]]:
         (("server", "rate_per_key"), config.server.rate_per_key, "the rate limit of the API"),
         (("upstream", "rate"), config.upstream.rate, "the rate limit of submissions"),
     ]
-    for number, destination in enumerate(config.destinations):
-        form = getattr(destination.options, "format", "standard")
-        given.append((("destinations", number, "rate"), destination.rate, "the rate limit of a destination"))
-        given.append((("destinations", number, "format"), form != "standard", f'the format "{form}"'))
     return [(path, what) for path, is_on, what in given if is_on]
 
 

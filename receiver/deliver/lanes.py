@@ -1,8 +1,8 @@
-"""A destination's lane: what waits for its slots in this process, and how much may."""
+"""A destination's lane: what waits for its slots in this process, how much may, and how fast."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -12,15 +12,27 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from receiver.destinations.base import Kind, Options
+    from receiver.health import Terms
+    from receiver.ids import DeliveryId
+    from receiver.lifecycle import HealthState
     from receiver.records import Delivery, Event
 
 HANDED_PER_SLOT = 4
 """Deliveries that may wait in memory for each slot of a lane; more stay in the store until there is room."""
 
+Leased = tuple["Delivery", "Event"]
+
 
 @dataclass(frozen=True)
 class Destination:
-    """A configured receiver, as deliver needs it. Durations of attempts are seconds."""
+    """A configured receiver, as deliver needs it. Durations of attempts are seconds.
+
+    Attributes:
+        terms: when its circuit opens; None for one without health: tasks' own callback_urls, which share a lane.
+        rate: so many attempts in so long; None for as many as there are.
+        per_host: slots of one host, where many share the lane.
+        home: this service's public URL, where it has one; kinds name it.
+    """
 
     name: str
     kind: Kind
@@ -30,22 +42,77 @@ class Destination:
     timeout: float
     max_concurrency: int
     allow_private: bool
+    terms: Terms | None = None
+    rate: tuple[float, timedelta] | None = None
+    per_host: int | None = None
+    home: str | None = None
 
     @property
     def lease_for(self) -> timedelta:
         """Long enough for those ahead in memory and for itself."""
         return timedelta(seconds=(HANDED_PER_SLOT + 2) * self.timeout + 30)
 
+    def options_for(self, delivery: Delivery) -> Options:
+        """What the kind's flow is told: of a task's own callback_url, where it is."""
+        if delivery.callback_url is None:
+            return self.options
+        return self.options.model_copy(update={"url": delivery.callback_url})
+
+
+class Pace:
+    """A destination's `rate`: never more than so many starts in any span of that length, bursts included."""
+
+    def __init__(self, count: float, per: timedelta) -> None:
+        """Nothing started yet; a fraction of an attempt is one attempt in a longer span."""
+        whole = max(1, int(count))
+        self._per = per * (whole / count)
+        self._starts: deque[datetime] = deque(maxlen=whole)
+
+    def free(self, now: datetime) -> int:
+        """How many may start now."""
+        starts, most = self._starts, self._starts.maxlen or 1
+        within = sum(1 for at in starts if now - at < self._per) if starts else 0
+        return most - within
+
+    def next_at(self, now: datetime) -> datetime:
+        """When one may start next."""
+        return now if self.free(now) > 0 else self._starts[0] + self._per
+
+    def spend(self, now: datetime) -> None:
+        """One starts."""
+        self._starts.append(now)
+
 
 @dataclass
 class Lane:
-    """One destination's deliveries in this process: those that wait in memory, and those under way."""
+    """One destination's deliveries in this process: those that wait in memory, and those under way.
+
+    Attributes:
+        state: the destination's health as it was last heard; None until it was first asked for.
+        due: there may be something to claim.
+        asked: somebody asked for a delivery by hand: it is claimed even where there is no room.
+        due_at: when there will be.
+    """
 
     destination: Destination
-    waiting: deque[tuple[Delivery, Event]] = field(default_factory=deque)
+    state: HealthState | None = None
+    waiting: deque[Leased] = field(default_factory=deque)
     busy: int = 0
     due: bool = True
     due_at: datetime | None = None
+    asked: bool = False
+    pace: Pace | None = field(init=False)
+    _busy_hosts: Counter[str | None] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        """Begin to count, where there is a rate."""
+        rate = self.destination.rate
+        self.pace = None if rate is None else Pace(*rate)
+
+    @property
+    def has_own_slots(self) -> bool:
+        """Whether its slots come on top of `delivery.max_concurrency`, since many share them."""
+        return self.destination.per_host is not None
 
     @property
     def capacity(self) -> int:
@@ -55,9 +122,57 @@ class Lane:
     @property
     def is_low(self) -> bool:
         """Claiming in larger steps costs less: not before half of the room is free."""
-        return self.room > self.capacity // 2
+        return self.capacity - len(self.waiting) - self.busy > self.capacity // 2
 
-    @property
-    def room(self) -> int:
-        """How many more it may hold now."""
-        return max(0, self.capacity - len(self.waiting) - self.busy)
+    def room(self, now: datetime) -> int:
+        """How many more it may take now; no more than its rate allows, since a lease does not wait for that."""
+        room = self.capacity - len(self.waiting) - self.busy
+        if self.pace is not None:
+            room = min(room, self.pace.free(now) - len(self.waiting))
+        return max(0, room)
+
+    def crowded(self) -> list[str]:
+        """Hosts that have their share of a shared lane already, those that wait included."""
+        per_host = self.destination.per_host
+        if per_host is None:
+            return []
+        held = self._busy_hosts + Counter(delivery.callback_host for delivery, _ in self.waiting)
+        return [host for host, count in held.items() if host is not None and count >= per_host * HANDED_PER_SLOT]
+
+    def next(self, now: datetime) -> Leased | None:
+        """The one to be tried now, taken out; None where each must wait."""
+        if self.busy >= self.destination.max_concurrency:
+            return None
+        paced = self.pace is not None and self.pace.free(now) <= 0
+        for place, (delivery, event) in enumerate(self.waiting):
+            if (paced and not delivery.forced) or self._is_full(delivery.callback_host):
+                continue
+            del self.waiting[place]
+            return delivery, event
+        return None
+
+    def _is_full(self, host: str | None) -> bool:
+        per_host = self.destination.per_host
+        return per_host is not None and self._busy_hosts[host] >= per_host
+
+    def begin(self, delivery: Delivery, now: datetime) -> None:
+        """One is under way."""
+        self.busy += 1
+        if self.pace is not None:
+            self.pace.spend(now)
+        if self.destination.per_host is not None:
+            self._busy_hosts[delivery.callback_host] += 1
+
+    def end(self, delivery: Delivery) -> None:
+        """One is no longer under way."""
+        self.busy -= 1
+        if self.destination.per_host is not None:
+            self._busy_hosts[delivery.callback_host] -= 1
+            self._busy_hosts += Counter()  # lets go of those at zero: hosts are chosen by strangers
+
+    def put_back(self, probe: DeliveryId | None) -> list[Delivery]:
+        """Take out all that wait but the probe and those asked for by hand."""
+        stay = [one for one in self.waiting if one[0].forced or one[0].id == probe]
+        back = [one[0] for one in self.waiting if not (one[0].forced or one[0].id == probe)]
+        self.waiting = deque(stay)
+        return back

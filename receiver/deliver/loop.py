@@ -1,4 +1,4 @@
-"""The loop that claims, the slots, and the attempts; decisions are `retry`'s, writes are `ops`."""
+"""The loop that claims, the slots, the attempts. Decisions are `retry`'s, health is `health`'s, writes are `ops`."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from receiver import ids, retry
+from receiver.deliver.attempts import attempt, recorded
 from receiver.deliver.lanes import Lane
-from receiver.deliver.ops import Attempted, Claim, HandBack
-from receiver.errors import EgressError, StoreUnavailable
-from receiver.records import Attempt
-from receiver.retry import Result
-from receiver.wire import HttpRequest
+from receiver.deliver.ops import Attempted, Claim, HandBack, Redeliver, Turn
+from receiver.destinations.sample import sample_event
+from receiver.errors import NotFound, StoreUnavailable
+from receiver.records import Delivery, Health
+from receiver.retry import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from receiver.deliver.lanes import Destination
+    from receiver.deliver.ops import Claimed, Tried
     from receiver.egress import Egress
-    from receiver.logs import Logger
-    from receiver.records import Delivery, Event
-    from receiver.retry import Decision
+    from receiver.ids import DeliveryId
+    from receiver.ingest import After, Rulebook
+    from receiver.records import Attempt, Event
     from receiver.store import Store
     from receiver.wire import HttpResponse
 
-KEPT_BYTES = 16 * 1024
-"""What is kept of an answer (contract 4.3)."""
 IDLE_FOR = 1.0
 STORE_RETRY_FOR = timedelta(seconds=0.5)
 """Between tries to write what an attempt became."""
@@ -41,21 +39,21 @@ class Deliverer:
     """The lanes, the loop that claims, and the attempts.
 
     Attributes:
-        max_concurrency: attempts at once in all; every destination keeps one slot even then.
-        entropy, draw: random bytes for ids, and a number from 0 up to 1 for jitter.
+        max_concurrency: attempts at once in all; every destination keeps one slot even then, and the lanes that many
+            share have slots of their own.
     """
 
     store: Store
     egress: Egress
     destinations: Mapping[str, Destination]
-    log: Logger
+    rules: Rulebook
+    after: After
     clock: Callable[[], datetime]
-    entropy: Callable[[int], bytes]
-    draw: Callable[[], float]
     max_concurrency: int
     _lanes: dict[str, Lane] = field(init=False)
     _busy: int = 0
     _trying: dict[asyncio.Task[None], Delivery] = field(default_factory=dict)
+    _back: list[Delivery] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
 
@@ -66,7 +64,7 @@ class Deliverer:
     def room(self, destination: str) -> int:
         """How many more may be handed over now; read from the writer's thread, so it is a hint and not a promise."""
         lane = self._lanes.get(destination)
-        return 0 if lane is None or self._stopping else lane.room
+        return 0 if lane is None or self._stopping or lane.state != "active" else lane.room(self.clock())
 
     def wake(self, destination: str | None = None, due_at: datetime | None = None) -> None:
         """Something is due: for one destination or for any, now or at a time."""
@@ -85,8 +83,95 @@ class Deliverer:
     def take(self, leased: Sequence[tuple[Delivery, Event]]) -> None:
         """Deliveries that were leased at birth."""
         for delivery, event in leased:
-            self._lanes[delivery.destination].waiting.append((delivery, event))
+            lane = self._lanes[delivery.destination]
+            if lane.state == "active":
+                lane.waiting.append((delivery, event))
+            else:  # it was paused, or its circuit opened, while they were born
+                self._give_back([delivery])
         self._start()
+
+    # -- by hand ---------------------------------------------------------------------------------------------------
+
+    async def redeliver(self, delivery_id: DeliveryId) -> Delivery:
+        """Open a delivery again and try it at once, even past a pause or an open circuit.
+
+        Raises:
+            NotFound, Conflict: see `ops.Redeliver`.
+        """
+        delivery = await self.store.run(Redeliver(delivery_id, self.destinations.keys(), self.clock()))
+        self.after.log.info(
+            "delivery.reopened",
+            task_id=delivery.task_id,
+            event_id=delivery.event_id,
+            delivery_id=delivery.id,
+            destination=delivery.destination,
+        )
+        self._lanes[delivery.destination].asked = True
+        self.wake(delivery.destination)
+        return delivery
+
+    async def pause(self, name: str) -> Health:
+        """Try nothing of a destination until it is resumed; what is under way ends.
+
+        Raises:
+            NotFound: it is not configured.
+        """
+        return await self._turn(name, on=False)
+
+    async def resume(self, name: str) -> Health:
+        """Try a destination again at once.
+
+        Raises:
+            NotFound: it is not configured.
+        """
+        return await self._turn(name, on=True)
+
+    async def _turn(self, name: str, *, on: bool) -> Health:
+        self._with_health(name)
+        turned = await self.store.run(Turn(name, on, self.clock(), self.rules))
+        self._told(turned.change.told, name, turned.change.reason)
+        self.after.born(turned.born)
+        self._heard(self._lanes[name], turned.change.health)
+        return turned.change.health
+
+    async def test(self, name: str) -> Attempt:
+        """Send a sample event now, whatever the destination's health and rate; the attempt, which is not stored.
+
+        Raises:
+            NotFound: it is not configured.
+        """
+        destination = self._with_health(name)
+        started = self.clock()
+        ms = int(started.timestamp() * 1000)
+        event = sample_event(event_id=ids.event_id(ms, self.rules.entropy(10)), now=started)
+        sample = Delivery(
+            id=ids.delivery_id(ms, self.rules.entropy(10)),
+            event_id=event.id,
+            task_id=event.task_id,
+            destination=name,
+            state="leased",
+            created_at=started,
+            due_at=None,
+        )
+        outcome = await attempt(self.egress, destination, sample, event, started, self.after.log)
+        decision = Decision("delivered" if outcome.result.kind == "ok" else "dead", None, outcome.result.reason)
+        ended = self.clock()
+        self.after.log.info("destination.tested", destination=name, result=outcome.result.kind, reason=decision.reason)
+        return recorded(
+            ids.attempt_id(ms, self.rules.entropy(10)),
+            *(destination, sample, outcome, decision),
+            started_at=started,
+            ended_at=ended,
+        )
+
+    def _with_health(self, name: str) -> Destination:
+        destination = self.destinations.get(name)
+        if destination is None or destination.terms is None:
+            known = ", ".join(sorted(one.name for one in self.destinations.values() if one.terms is not None))
+            raise NotFound(f"there is no destination {name[:80]!r}; configured: {known or 'none'}")
+        return destination
+
+    # -- claiming --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Claim what is due and keep the slots busy, for ever."""
@@ -95,7 +180,7 @@ class Deliverer:
             try:
                 wait = await self._round()
             except StoreUnavailable as error:
-                self.log.error("deliver.store_unavailable", error=str(error))
+                self.after.log.error("deliver.store_unavailable", error=str(error))
             try:
                 await asyncio.wait_for(self._wake.wait(), wait)
             except TimeoutError:
@@ -105,21 +190,21 @@ class Deliverer:
 
     async def _round(self) -> float:
         """One claim for every lane with room; seconds until the next is due."""
+        await self._put_back()
         now = self.clock()
-        lanes = [lane for lane in self._lanes.values() if lane.due and lane.is_low]
+        lanes = [lane for lane in self._lanes.values() if lane.asked or (lane.due and lane.is_low)]
         claims = await asyncio.gather(
-            *(
-                self.store.run(
-                    Claim(self.store, lane.destination.name, lane.room, now, now + lane.destination.lease_for)
-                )
-                for lane in lanes
-            )
+            *(self.store.run(self._claim(lane, now)) for lane in lanes), return_exceptions=True
         )
-        for lane, (leased, upcoming) in zip(lanes, claims, strict=True):
-            lane.due = False
-            lane.due_at = upcoming
-            lane.waiting.extend(leased)
+        failure: BaseException | None = None
+        for lane, claimed in zip(lanes, claims, strict=True):
+            if isinstance(claimed, BaseException):
+                failure = claimed
+                continue
+            self._claimed(lane, claimed, now)
         self._start()
+        if failure is not None:  # only now: what the other lanes claimed is under way
+            raise failure
         dues = [lane.due_at for lane in self._lanes.values() if lane.due_at is not None and lane.is_low]
         if not dues:
             return IDLE_FOR
@@ -129,36 +214,79 @@ class Deliverer:
                 lane.due = lane.due or (lane.due_at is not None and lane.due_at <= now)
         return min(max(soonest, 0.01), IDLE_FOR)
 
+    def _claim(self, lane: Lane, now: datetime) -> Claim:
+        destination = lane.destination
+        return Claim(
+            self.store,
+            destination.name,
+            lane.room(now),
+            now,
+            now + destination.lease_for,
+            has_health=destination.terms is not None,
+            crowded=lane.crowded(),
+        )
+
+    def _claimed(self, lane: Lane, claimed: Claimed, now: datetime) -> None:
+        lane.due = lane.asked = False
+        lane.due_at = claimed.upcoming
+        if lane.pace is not None and claimed.upcoming is not None:
+            lane.due_at = max(claimed.upcoming, lane.pace.next_at(now))
+        lane.waiting.extendleft(one for one in claimed.leased if one[0].forced)
+        lane.waiting.extend(one for one in claimed.leased if not one[0].forced)
+        self._heard(lane, claimed.health or Health(lane.destination.name))
+
+    def _heard(self, lane: Lane, health: Health) -> None:
+        """A destination's health is this now: what waits in memory goes on, or goes back untried."""
+        was, lane.state = lane.state, health.state
+        if health.state != "active":
+            self._give_back(lane.put_back(health.probe_id))
+        if health.state != was and was is not None:
+            lane.due = True
+            self._wake.set()
+
+    def _give_back(self, deliveries: list[Delivery]) -> None:
+        if deliveries:
+            self._back += deliveries
+            self._wake.set()
+
+    async def _put_back(self) -> None:
+        back, self._back = self._back, []
+        if back:
+            try:
+                await self.store.run(HandBack(back, self.clock()))
+            except StoreUnavailable:
+                self._back += back
+                raise
+
+    # -- trying ----------------------------------------------------------------------------------------------------
+
     def _start(self) -> None:
         """Begin attempts while there are slots: round by round over the lanes, so that none is starved."""
         if self._stopping:
             return
-        started = True
+        started, now = True, self.clock()
         while started:
             started = False
             for lane in self._lanes.values():
-                if lane.waiting and self._has_slot(lane):
-                    delivery, event = lane.waiting.popleft()
-                    self._begin(lane, delivery, event)
+                if lane.waiting and self._has_slot(lane) and (leased := lane.next(now)) is not None:
+                    self._begin(lane, *leased, now)
                     started = True
 
     def _has_slot(self, lane: Lane) -> bool:
-        if lane.busy >= lane.destination.max_concurrency:
-            return False
-        return lane.busy == 0 or self._busy < self.max_concurrency
+        return lane.has_own_slots or lane.busy == 0 or self._busy < self.max_concurrency
 
-    def _begin(self, lane: Lane, delivery: Delivery, event: Event) -> None:
-        lane.busy += 1
-        self._busy += 1
-        trying = asyncio.create_task(self._attempt(lane.destination, delivery, event))
+    def _begin(self, lane: Lane, delivery: Delivery, event: Event, now: datetime) -> None:
+        lane.begin(delivery, now)
+        self._busy += not lane.has_own_slots
+        trying = asyncio.create_task(self._attempt(lane, delivery, event))
         self._trying[trying] = delivery
 
         def ended(task: asyncio.Task[None]) -> None:
-            lane.busy -= 1
-            self._busy -= 1
+            lane.end(delivery)
+            self._busy -= not lane.has_own_slots
             self._trying.pop(task, None)
             if not task.cancelled() and (error := task.exception()) is not None:
-                self.log.error("delivery.failed", delivery_id=delivery.id, error=repr(error))
+                self.after.log.error("delivery.failed", delivery_id=delivery.id, error=repr(error))
             lane.due = lane.due or (lane.due_at is not None and lane.due_at <= self.clock())
             if lane.due and lane.is_low:
                 self._wake.set()
@@ -166,92 +294,35 @@ class Deliverer:
 
         trying.add_done_callback(ended)
 
-    async def _attempt(self, destination: Destination, delivery: Delivery, event: Event) -> None:
+    async def _attempt(self, lane: Lane, delivery: Delivery, event: Event) -> None:
         """One try: the flow through egress, the decision, one guarded write, one wide line."""
-        started = self.clock()
-        if (
-            delivery.leased_until is not None
-            and started + timedelta(seconds=destination.timeout) > delivery.leased_until
-        ):
+        started, destination = self.clock(), lane.destination
+        lease = delivery.leased_until
+        if lease is not None and started + timedelta(seconds=destination.timeout) > lease:
             return  # it waited too long in memory; the sweep gives it back, and no attempt is spent
-        request, response, result = await self._flow(destination, event, started)
+        outcome = await attempt(self.egress, destination, delivery, event, started, self.after.log)
         ended = self.clock()
-        number = delivery.attempt_count + 1
         decision = retry.decide(
-            result,
-            attempt=number - delivery.budget_from,
+            outcome.result,
+            attempt=delivery.attempt_count + 1 - delivery.budget_from,
             schedule=destination.schedule,
             now=ended,
-            jitter=destination.jitter * self.draw(),
+            jitter=destination.jitter * self.rules.draw(),
         )
-        attempt = Attempt(
-            id=ids.attempt_id(int(started.timestamp() * 1000), self.entropy(10)),
-            delivery_id=delivery.id,
-            task_id=delivery.task_id,
-            number=number,
-            started_at=started,
-            duration_ms=round((ended - started).total_seconds() * 1000),
-            redelivery=delivery.budget_from > 0,
-            request_json=_request_json(request, destination),
-            response_json=_response_json(response),
-            error=None if response is not None else result.reason,
-            result=result.kind,
-            reason=decision.reason,
-            next_at=decision.due_at if decision.state == "pending" else None,
-        )
-        await self._write(delivery, attempt, decision, ended, response)
-
-    async def _flow(
-        self, destination: Destination, event: Event, now: datetime
-    ) -> tuple[HttpRequest, HttpResponse | None, Result]:
-        """Run the kind's generator: each request out, each answer in, until it returns what they mean.
-
-        A fault of ours is an attempt that failed: a delivery that only raised would come back for ever.
-        """
-        request, response = HttpRequest("", ""), None
+        attempt_id = ids.attempt_id(int(started.timestamp() * 1000), self.rules.entropy(10))
+        made = recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=ended)
+        op = Attempted(delivery, event, made, outcome.result, decision, ended, destination.terms, self.rules)
+        tried: Tried | None = None
         try:
-            steps = destination.kind.flow(event, destination.options, now=now)
-            request = next(steps)
-            while True:
-                response = await self.egress.deliver(
-                    request, timeout=destination.timeout, allow_private=destination.allow_private
-                )
-                request = steps.send(response)
-        except StopIteration as done:
-            return request, response, done.value
-        except EgressError as error:
-            return request, None, retry.from_error(error)
-        except Exception as error:  # noqa: BLE001 -- see above
-            self.log.error("delivery.failed", event_id=event.id, destination=destination.name, error=repr(error))
-            fault = f"a fault of the kind {destination.kind.name} ({type(error).__name__}); the log has more"
-            return request, None, Result("transient", fault)
-
-    async def _write(
-        self, delivery: Delivery, attempt: Attempt, decision: Decision, at: datetime, response: HttpResponse | None
-    ) -> None:
-        held, stored = False, False
-        try:
-            held = await self._stored(Attempted(delivery, attempt, decision, at))
-            stored = True
+            tried = await self._stored(op)
         finally:
-            # One wide line for every attempt, also where the store was away: it was made all the same.
-            line: dict[str, Any] = {
-                "task_id": delivery.task_id,
-                "event_id": delivery.event_id,
-                "delivery_id": delivery.id,
-                "destination": delivery.destination,
-                "attempt": attempt.number,
-                "result": attempt.result,
-                "status": response.status if response else None,
-                "duration_ms": attempt.duration_ms,
-                "state": decision.state,
-                "reason": attempt.reason,
-                "next_at": _text(attempt.next_at),
-                "stored": stored and held,
-            }
-            (self.log.info if attempt.result == "ok" else self.log.warning)("delivery.attempted", **line)
-        if held and decision.state == "dead":
-            self.log.error(
+            self._tell(delivery, made, decision, outcome.response, stored=tried is not None and tried.held)
+        if tried.held:
+            self._settle(lane, delivery, decision, tried)
+
+    def _settle(self, lane: Lane, delivery: Delivery, decision: Decision, tried: Tried) -> None:
+        if decision.state == "dead":
+            self.after.log.error(
                 "delivery.dead",
                 task_id=delivery.task_id,
                 event_id=delivery.event_id,
@@ -259,12 +330,44 @@ class Deliverer:
                 destination=delivery.destination,
                 reason=decision.reason,
             )
-        lane = self._lanes.get(delivery.destination)
-        if held and decision.state == "pending" and decision.due_at is not None and lane is not None:
-            lane.due_at = min(lane.due_at or decision.due_at, decision.due_at)
+        if tried.change is not None:
+            self._told(tried.change.told, delivery.destination, tried.change.reason)
+            self._heard(lane, tried.change.health)
+        self.after.born(tried.born)
+        due_at = decision.due_at
+        if lane.state != "active" and tried.change is not None:
+            due_at = tried.change.health.next_try_at
+        if due_at is not None:
+            lane.due_at = min(lane.due_at or due_at, due_at)
             self._wake.set()
 
-    async def _stored(self, op: Attempted) -> bool:
+    def _told(self, told: str | None, name: str, reason: str) -> None:
+        if told is not None:
+            (self.after.log.info if told == "destination.recovered" else self.after.log.error)(
+                told, destination=name, reason=reason
+            )
+
+    def _tell(
+        self, delivery: Delivery, made: Attempt, decision: Decision, response: HttpResponse | None, *, stored: bool
+    ) -> None:
+        """One wide line for every attempt, also where the store was away: it was made all the same."""
+        line: dict[str, Any] = {
+            "task_id": delivery.task_id,
+            "event_id": delivery.event_id,
+            "delivery_id": delivery.id,
+            "destination": delivery.destination,
+            "attempt": made.number,
+            "result": made.result,
+            "status": response.status if response else None,
+            "duration_ms": made.duration_ms,
+            "state": decision.state,
+            "reason": made.reason,
+            "next_at": _text(made.next_at),
+            "stored": stored,
+        }
+        (self.after.log.info if made.result == "ok" else self.after.log.warning)("delivery.attempted", **line)
+
+    async def _stored(self, op: Attempted) -> Tried:
         """Write, and again while the lease holds: what is not written is sent a second time."""
         lease = op.delivery.leased_until
         while True:
@@ -282,7 +385,7 @@ class Deliverer:
         if self._trying:
             await asyncio.wait(set(self._trying), timeout=seconds)
         # Only now: commits that were under way when the stop began may have handed over more.
-        back = [delivery for lane in self._lanes.values() for delivery, _ in lane.waiting]
+        back = self._back + [delivery for lane in self._lanes.values() for delivery, _ in lane.waiting]
         for lane in self._lanes.values():
             lane.waiting.clear()
         back += list(self._trying.values())
@@ -294,20 +397,8 @@ class Deliverer:
         try:
             await self.store.run(HandBack(back, self.clock()))
         except StoreUnavailable as error:  # the leases run out by themselves
-            self.log.error("deliver.store_unavailable", error=str(error))
+            self.after.log.error("deliver.store_unavailable", error=str(error))
 
 
 def _text(at: datetime | None) -> str | None:
     return None if at is None else f"{at.isoformat(timespec='milliseconds')[:23]}Z"
-
-
-def _request_json(request: HttpRequest, destination: Destination) -> str:
-    shown = destination.kind.masked(request)
-    return orjson.dumps({"url": shown.url, "headers": dict(shown.headers)}).decode()
-
-
-def _response_json(response: HttpResponse | None) -> str | None:
-    if response is None:
-        return None
-    body = response.body[:KEPT_BYTES].decode("utf-8", errors="replace")
-    return orjson.dumps({"status": response.status, "headers": dict(response.headers), "body": body}).decode()

@@ -1,78 +1,177 @@
-"""The writer's ops of a delivery: leased, tried, given back."""
+"""The writer's ops of a delivery: leased, tried, given back, opened again; and of its destination: held, resumed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import orjson
 from msgspec.structs import replace
 
+from receiver import health, routing
+from receiver.errors import Conflict, NotFound
+from receiver.ingest import Born, record_operator
 from receiver.store import Reads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
+    from receiver.health import Change, Terms
     from receiver.ids import DeliveryId
-    from receiver.records import Attempt, Delivery, Event
-    from receiver.retry import Decision
+    from receiver.ingest import Rulebook
+    from receiver.records import Attempt, Delivery, Event, Health
+    from receiver.retry import Decision, Result
     from receiver.store import Store, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a claim found.
+
+    Attributes:
+        leased: deliveries with their events.
+        upcoming: when there is more; None for nothing in sight.
+        health: the destination's; None for one that has none.
+    """
+
+    leased: list[tuple[Delivery, Event]]
+    upcoming: datetime | None
+    health: Health | None
 
 
 @dataclass(frozen=True)
 class Claim(Reads):
-    """The op that leases what is due for one destination, oldest due first."""
+    """The op that leases what is due for one destination, as far as its health allows.
+
+    What was asked for by hand comes first, whatever the health. Then what was never tried and what is tried again, by
+    halves, each oldest due first: a backlog of retries does not starve what is new.
+
+    Attributes:
+        has_health: false for the lane of tasks' own callback_urls.
+        crowded: hosts that are to be left out.
+    """
 
     store: Store
     destination: str
     limit: int
     now: datetime
     lease_until: datetime
+    has_health: bool = True
+    crowded: Sequence[str] = ()
 
-    def apply(self, unit: Unit) -> tuple[list[tuple[Delivery, Event]], datetime | None]:
-        """The leased deliveries with their events, and when the next is due."""
+    def apply(self, unit: Unit) -> Claimed:
+        """Lease them."""
         questions = self.store.deliveries
-        leased = []
-        for delivery in unit.deliveries_where(
-            questions.due, destination=self.destination, now=self.now, limit=self.limit
-        ):
-            taken = replace(
-                delivery,
-                state="leased",
-                due_at=None,
-                leased_until=self.lease_until,
-                lease_token=delivery.lease_token + 1,
-            )
-            unit.put_delivery(taken)
-            leased.append(taken)
-        upcoming = questions.next_due_at(unit.select(questions.next_due, destination=self.destination))
+        found = [self._lease(unit, one) for one in unit.deliveries_where(questions.forced, **self._here, limit=100)]
+        state = unit.health(self.destination) if self.has_health else None
+        if state is None or state.state == "active":
+            found += self._due(unit, self.limit - len(found))
+            upcoming = self._upcoming(unit)
+        elif state.state == "open":
+            due_at = health.probe_due_at(state)
+            if due_at is None or due_at <= self.now:
+                for delivery in self._due(unit, 1):
+                    found.append(delivery)
+                    state = health.probe(state, delivery.id, self.lease_until)
+                    unit.put_health(state)
+            upcoming = health.probe_due_at(state)
+        else:
+            upcoming = None
+        return Claimed(self._with_events(unit, found), upcoming, state)
+
+    @property
+    def _here(self) -> dict[str, str]:
+        return {"destination": self.destination}
+
+    def _due(self, unit: Unit, limit: int) -> list[Delivery]:
+        new = self._some(unit, retried=False, limit=(limit + 1) // 2)
+        again = self._some(unit, retried=True, limit=limit - len(new))
+        if len(new) == (limit + 1) // 2:
+            new += self._some(unit, retried=False, limit=limit - len(new) - len(again))
+        mixed = [one for pair in zip(new, again, strict=False) for one in pair]
+        return mixed + new[len(again) :] + again[len(new) :]
+
+    def _some(self, unit: Unit, *, retried: bool, limit: int) -> list[Delivery]:
+        if limit <= 0:
+            return []
+        questions, asked = self.store.deliveries, {**self._here, "now": self.now, "retried": retried, "limit": limit}
+        found = (
+            unit.deliveries_where(questions.due_elsewhere, **asked, hosts=orjson.dumps(list(self.crowded)).decode())
+            if self.crowded
+            else unit.deliveries_where(questions.due, **asked)
+        )
+        return [self._lease(unit, one) for one in found]
+
+    def _lease(self, unit: Unit, delivery: Delivery) -> Delivery:
+        taken = replace(
+            delivery,
+            state="leased",
+            due_at=None,
+            leased_until=self.lease_until,
+            lease_token=delivery.lease_token + 1,
+        )
+        unit.put_delivery(taken)
+        return taken
+
+    def _upcoming(self, unit: Unit) -> datetime | None:
+        questions = self.store.deliveries
+        dues = [
+            questions.next_due_at(unit.select(questions.next_due, **self._here, retried=retried))
+            for retried in (False, True)
+        ]
+        return min(filter(None, dues), default=None)
+
+    def _with_events(self, unit: Unit, leased: list[Delivery]) -> list[tuple[Delivery, Event]]:
         if not leased:
-            return [], upcoming
+            return []
         asked = self.store.dialect.ids(delivery.event_id for delivery in leased)
         rows = self.store.events.rows.decode_all(unit.select(self.store.events.by_id, ids=asked))
         events = {event.id: event for event in rows}
-        return [(delivery, events[delivery.event_id]) for delivery in leased], upcoming
+        return [(delivery, events[delivery.event_id]) for delivery in leased]
+
+
+@dataclass(slots=True)
+class Tried:
+    """What an attempt's result came to.
+
+    Attributes:
+        held: the lease still held; else nothing was written.
+        change: what it made of the destination's health; None where it has none.
+        born: operator events that follow.
+    """
+
+    held: bool
+    change: Change | None = None
+    born: Born = field(default_factory=Born)
 
 
 @dataclass(slots=True)
 class Attempted(Reads):
-    """The op that writes an attempt and its decision: one guarded write; under a stale lease it changes nothing."""
+    """The op that writes an attempt, its decision and the destination's health: one guarded write.
+
+    Under a stale lease it changes nothing.
+    """
 
     delivery: Delivery
+    event: Event
     attempt: Attempt
+    result: Result
     decision: Decision
     at: datetime
+    terms: Terms | None
+    rules: Rulebook
 
     @property
     def delivery_ids(self) -> tuple[DeliveryId, ...]:
         """The delivery that was tried."""
         return (self.delivery.id,)
 
-    def apply(self, unit: Unit) -> bool:
-        """Stage it; whether the lease still held."""
+    def apply(self, unit: Unit) -> Tried:
+        """Stage it."""
         before = unit.delivery(self.delivery.id)
         if before is None or before.state != "leased" or before.lease_token != self.delivery.lease_token:
-            return False
+            return Tried(held=False)
         ended = self.decision.state != "pending"
         unit.put_delivery(
             replace(
@@ -82,10 +181,53 @@ class Attempted(Reads):
                 leased_until=None,
                 due_at=None if ended else self.decision.due_at,
                 finished_at=self.at if ended else None,
+                retried=True,
+                forced=False,
             )
         )
         unit.add_attempt(self.attempt)
-        return True
+        tried = Tried(held=True)
+        quiet = self.event.type in routing.OPERATOR_EVENTS  # their own deliveries cause none
+        if self.terms is not None:
+            tried.change = self._health(unit, self.terms, tried.born, quiet=quiet)
+        if self.decision.state == "dead" and not quiet:
+            record_operator(
+                unit,
+                "delivery.dead",
+                self.rules,
+                self.at,
+                tried.born,
+                task=unit.task(before.task_id),
+                destination=before.destination,
+                delivery=before,
+                reason=self.decision.reason,
+            )
+        return tried
+
+    def _health(self, unit: Unit, terms: Terms, born: Born, *, quiet: bool) -> Change:
+        before = unit.health(self.delivery.destination)
+        change = health.after_attempt(
+            before, self.result, terms, delivery_id=self.delivery.id, now=self.at, quiet=quiet
+        )
+        _put(unit, before, change, self.rules, self.at, born)
+        return change
+
+
+def _put(unit: Unit, before: Health, change: Change, rules: Rulebook, at: datetime, born: Born) -> None:
+    if change.health is not before:
+        unit.put_health(change.health)
+    if change.told is not None:
+        failures = max(before.consecutive_failures, change.health.consecutive_failures)
+        record_operator(
+            unit,
+            change.told,
+            rules,
+            at,
+            born,
+            destination=before.name,
+            consecutive_failures=failures,
+            reason=change.reason,
+        )
 
 
 @dataclass(frozen=True)
@@ -108,4 +250,79 @@ class HandBack(Reads):
             if delivery is not None and delivery.state == "leased" and delivery.lease_token == mine.lease_token:
                 unit.put_delivery(replace(delivery, state="pending", due_at=self.now, leased_until=None))
                 given += 1
+                state = unit.health(delivery.destination)
+                if state.probe_id == delivery.id:
+                    unit.put_health(health.unprobed(state, self.now))
         return given
+
+
+@dataclass(frozen=True)
+class Redeliver(Reads):
+    """The op that opens a delivery again, by hand: a fresh budget, tried at once, past whatever holds others."""
+
+    delivery_id: DeliveryId
+    names: Collection[str]
+    now: datetime
+
+    @property
+    def delivery_ids(self) -> tuple[DeliveryId, ...]:
+        """The delivery."""
+        return (self.delivery_id,)
+
+    def apply(self, unit: Unit) -> Delivery:
+        """Stage it.
+
+        Raises:
+            NotFound: there is no such delivery.
+            Conflict: it is being tried right now, or its destination is not configured (any more).
+        """
+        before = unit.delivery(self.delivery_id)
+        if before is None:
+            raise NotFound(f"there is no delivery {self.delivery_id[:60]!r}")
+        if before.state == "leased":
+            raise Conflict("the delivery is leased: it is being tried right now")
+        if before.destination not in self.names:
+            raise Conflict(f"its destination {before.destination!r} is not in the configuration: nothing can be sent")
+        opened = reopened(before, self.now, forced=True)
+        unit.put_delivery(opened)
+        return opened
+
+
+def reopened(delivery: Delivery, now: datetime, *, forced: bool = False) -> Delivery:
+    """The same row with a fresh budget; its attempts go on being counted."""
+    return replace(
+        delivery,
+        state="pending",
+        due_at=now,
+        leased_until=None,
+        finished_at=None,
+        budget_from=delivery.attempt_count,
+        retried=True,
+        forced=forced,
+    )
+
+
+@dataclass(slots=True)
+class Turned:
+    """What a hand made of a destination's health."""
+
+    change: Change
+    born: Born = field(default_factory=Born)
+
+
+@dataclass(frozen=True)
+class Turn(Reads):
+    """The op that pauses a destination by hand, or resumes it."""
+
+    name: str
+    on: bool
+    now: datetime
+    rules: Rulebook
+
+    def apply(self, unit: Unit) -> Turned:
+        """Stage it."""
+        before = unit.health(self.name)
+        change = health.resume(before, "resumed by hand") if self.on else health.hold(before, "paused by hand")
+        turned = Turned(change)
+        _put(unit, before, change, self.rules, self.now, turned.born)
+        return turned

@@ -92,7 +92,7 @@ class Kind:
     Attributes:
         name: the word in `kind = "…"`.
         options: the model of its own keys.
-        flow: `flow(event, options, now=…)`, see the module.
+        flow: `flow(event, options, now=…, home=…)`, see the module; `home` is this service's public URL, or None.
         masked: what may be stored and shown of a request of its flow.
     """
 

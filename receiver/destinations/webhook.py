@@ -35,6 +35,7 @@ _CONTENT_TYPES: Final = {
 }
 _THROTTLED: Final = frozenset({408, 425, 429, 503})
 _GONE: Final = 410
+_NO_HOME: Final = "/receiver"
 
 _RESERVED: Final = frozenset(
     {
@@ -81,15 +82,15 @@ class WebhookOptions(Options):
     format: Literal["standard", "envelope", "cloudevents"] = "standard"
 
 
-def flow(event: Event, options: WebhookOptions, *, now: datetime, source: str = "/receiver") -> Steps:
-    """One POST. `source` is what a CloudEvent calls its source.
+def flow(event: Event, options: WebhookOptions, *, now: datetime, home: str | None = None) -> Steps:
+    """One POST. `home` is what a CloudEvent names as its source.
 
     Raises:
         ValueError: `now` is naive.
     """
     if now.utcoffset() is None:
         raise ValueError(f"{now!r} has no time zone: times here are aware")
-    body = _body(event, options.format, source)
+    body = _body(event, options.format, home or _NO_HOME)
     headers = {
         **options.headers,
         "webhook-id": event.id,

@@ -8,6 +8,7 @@ destination has no leave for private addresses, every address is vetted before a
 from __future__ import annotations
 
 from receiver.egress.addresses import vet
+from receiver.egress.dialing import private_literal
 from receiver.egress.way_out import Egress
 
-__all__ = ["Egress", "vet"]
+__all__ = ["Egress", "private_literal", "vet"]

@@ -97,6 +97,19 @@ def refuse_private(host: str, found: list[ResolveResult]) -> None:
             raise EgressError(f"{host} resolves to a private address: {reason}", stage="address", sent=False)
 
 
+def private_literal(host: str) -> str | None:
+    """Why nothing may be connected to `host` without leave, where it is an address in any spelling; None for a name.
+
+    Nothing is asked of any server: whether it is an address is for the same function to say that resolves it later, so
+    that `127.1` and `0x7f000001` are seen as what they would become.
+    """
+    try:
+        found = socket.getaddrinfo(host.rstrip("."), None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+    return next((reason for *_, address in found if (reason := vet(str(address[0]))) is not None), None)
+
+
 def _addresses(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
     try:
         found = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)

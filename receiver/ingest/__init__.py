@@ -7,10 +7,11 @@ what the writer runs; `after` tells the other rooms once it is committed.
 from receiver.ingest.after import After
 from receiver.ingest.judge import Confirm, Polling
 from receiver.ingest.ops import Callback, Lookup, Wake
-from receiver.ingest.record import Lane, Recorded, Rulebook, event_data, record, settle, stamp
+from receiver.ingest.record import Born, Lane, Recorded, Rulebook, event_data, record, record_operator, settle, stamp
 
 __all__ = [
     "After",
+    "Born",
     "Callback",
     "Confirm",
     "Lane",
@@ -21,6 +22,7 @@ __all__ = [
     "Wake",
     "event_data",
     "record",
+    "record_operator",
     "settle",
     "stamp",
 ]

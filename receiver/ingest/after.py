@@ -9,13 +9,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from receiver.ids import TaskId
-    from receiver.ingest.record import Recorded
+    from receiver.ingest.record import Born, Recorded
     from receiver.logs import Logger
-    from receiver.records import Delivery, Event
+    from receiver.records import Delivery, Event, Task
 
 
 class After:
@@ -35,36 +35,52 @@ class After:
         self.deliver: Callable[[str, datetime | None], None] = lambda _destination, _due_at: None
         self.stopping = False
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._readers: set[asyncio.Future[None]] = set()
 
     def __call__(self, recorded: Recorded) -> Recorded:
-        """Act on what an op changed."""
+        """Act on what an op made of a task."""
         task = recorded.task
-        for event in recorded.events:
-            self.log.info(
-                "event.recorded",
-                task_id=task.id,
-                upstream_id=task.upstream_id,
-                event_id=event.id,
-                type=event.type,
-                via=task.via,
-            )
-        if recorded.leased:
-            self.take(recorded.leased)
-        for delivery in recorded.waiting:
-            self.deliver(delivery.destination, delivery.due_at)
+        self.born(recorded.born, task)
         if recorded.look or task.poll_due_at is not None:
             self.poll(None if recorded.look else task.poll_due_at)
-        for waiter in self._waiting.pop(task.id, ()):
-            if not waiter.done():
-                waiter.set_result(None)
+        _release(self._waiting.pop(task.id, ()))
         return recorded
+
+    def born(self, born: Born, task: Task | None = None) -> None:
+        """Act on new events and their deliveries."""
+        for event in born.events:
+            self.log.info(
+                "event.recorded",
+                task_id=event.task_id or None,
+                upstream_id=task.upstream_id if task else None,
+                event_id=event.id,
+                type=event.type,
+                via=task.via if task else None,
+            )
+        if born.leased:
+            self.take(born.leased)
+        for delivery in born.waiting:
+            self.deliver(delivery.destination, delivery.due_at)
+        if born.events and self._readers:
+            _release(self._readers)
 
     async def changed(self, task_id: TaskId, seconds: float) -> None:
         """Wait until something is recorded of the task in this process, or for `seconds`."""
+        waiters = self._waiting.setdefault(task_id, set())
+        try:
+            await self._wait(waiters, seconds)
+        finally:
+            if not waiters and self._waiting.get(task_id) is waiters:
+                del self._waiting[task_id]
+
+    async def recorded(self, seconds: float) -> None:
+        """Wait until any event is recorded in this process, or for `seconds`."""
+        await self._wait(self._readers, seconds)
+
+    async def _wait(self, waiters: set[asyncio.Future[None]], seconds: float) -> None:
         if self.stopping:
             return
         waiter = asyncio.get_running_loop().create_future()
-        waiters = self._waiting.setdefault(task_id, set())
         waiters.add(waiter)
         try:
             await asyncio.wait_for(waiter, seconds)
@@ -72,13 +88,15 @@ class After:
             return
         finally:
             waiters.discard(waiter)
-            if not waiters and self._waiting.get(task_id) is waiters:
-                del self._waiting[task_id]
 
     def release(self) -> None:
         """Let everyone who waits go: the service stops."""
         self.stopping = True
-        for waiters in self._waiting.values():
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+        for waiters in (*self._waiting.values(), self._readers):
+            _release(waiters)
+
+
+def _release(waiters: Iterable[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

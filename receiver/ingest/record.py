@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import orjson
 from msgspec.structs import replace
 
 from receiver import ids, routing
+from receiver.ids import TaskId
 from receiver.ingest.judge import Polling
 from receiver.records import Delivery, Event, Task
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from receiver.ingest.judge import Confirm, Judgement
     from receiver.records import Verdict
-    from receiver.routing import Rule
+    from receiver.routing import Match, Rule
     from receiver.store import Unit
 
 UNDECIDED = frozenset({"pending", "submitting"})
@@ -35,6 +37,10 @@ class Lane:
 
     first_wait: timedelta = timedelta(0)
     lease_for: timedelta = timedelta(seconds=60)
+
+
+_NO_LANE = Lane()
+_SPOKEN_OF = "it was thought to be not taken, and yet the upstream has called back"
 
 
 @dataclass(frozen=True)
@@ -57,21 +63,31 @@ class Rulebook:
 
 
 @dataclass(slots=True)
-class Recorded:
-    """What an op changed, for those who act after the commit.
+class Born:
+    """The events an op recorded and their deliveries, for those who act after the commit.
 
     Attributes:
         leased: deliveries leased at birth, with their event.
         waiting: deliveries that were born pending.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    leased: list[tuple[Delivery, Event]] = field(default_factory=list)
+    waiting: list[Delivery] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What an op made of a task, for those who act after the commit.
+
+    Attributes:
         look: the poller has something to do before its next round.
     """
 
     task: Task
     verdict: Verdict | None = None
     detail: str = ""
-    events: list[Event] = field(default_factory=list)
-    leased: list[tuple[Delivery, Event]] = field(default_factory=list)
-    waiting: list[Delivery] = field(default_factory=list)
+    born: Born = field(default_factory=Born)
     look: bool = False
     moved: bool = False
 
@@ -82,54 +98,106 @@ def record(
     kind: str,
     rules: Rulebook,
     now: datetime,
-    into: Recorded,
+    into: Born,
     data_json: str | None = None,
 ) -> None:
     """Stage the event `kind` of `task` and its deliveries; optional kinds only where some destination asks for them."""
     if kind not in routing.TERMINAL_EVENTS and not routing.wanted(kind, rules.rules):
         return
-    ms = int(now.timestamp() * 1000)
-    event = Event(
-        id=ids.event_id(ms, rules.entropy(10)),
-        task_id=task.id,
-        type=kind,
-        created_at=now,
-        data_json=event_data(task, data_json),
-    )
     only = frozenset(orjson.loads(task.only_json)) if task.only_json is not None else None
-    skips: list[tuple[str, str]] = []
-    for match in routing.match(event, rules.rules, route=task.route, only=only):
-        if not match.chosen:
-            skips.append((match.destination, match.reason))
-            continue
-        delivery = _born(unit, event, match.destination, rules, now)
-        unit.add_delivery(delivery)
-        if delivery.state == "leased":
-            into.leased.append((delivery, event))
+    event = _event(task.id, kind, event_data(task, data_json), rules, now)
+    skips = _deliver(unit, event, routing.match(event, rules.rules, route=task.route, only=only), rules, into)
+    if task.callback_url is not None:
+        if kind in routing.TERMINAL_EVENTS:
+            _bear(unit, event, _own_callback(event, task.callback_url, rules), rules, into)
         else:
-            into.waiting.append(delivery)
+            skips.append((routing.OWN_CALLBACK, f"events: it gets the terminal ones, this is {kind}"))
+    _stage(unit, event, skips, into)
+
+
+def record_operator(
+    unit: Unit,
+    kind: str,
+    rules: Rulebook,
+    now: datetime,
+    into: Born,
+    *,
+    task: Task | None = None,
+    destination: str | None = None,
+    delivery: Delivery | None = None,
+    consecutive_failures: int | None = None,
+    reason: str,
+) -> None:
+    """Stage an operator event (contract section 5) and its deliveries, where some destination names it."""
+    if not routing.wanted(kind, rules.rules):
+        return
+    data = {
+        "task_id": task.id if task else None,
+        "destination": destination,
+        "delivery_id": delivery.id if delivery else None,
+        "event_id": delivery.event_id if delivery else None,
+        "consecutive_failures": consecutive_failures,
+        "reason": reason,
+    }
+    # One that is about no task stands under no task's id; retention finds it by its age.
+    event = _event(task.id if task else TaskId(""), kind, orjson.dumps(data).decode(), rules, now)
+    matches = routing.match(event, rules.rules, route=task.route if task else None)
+    _stage(unit, event, _deliver(unit, event, matches, rules, into), into)
+
+
+def _event(task_id: TaskId, kind: str, data_json: str, rules: Rulebook, now: datetime) -> Event:
+    ms = int(now.timestamp() * 1000)
+    return Event(
+        id=ids.event_id(ms, rules.entropy(10)), task_id=task_id, type=kind, created_at=now, data_json=data_json
+    )
+
+
+def _deliver(unit: Unit, event: Event, matches: Sequence[Match], rules: Rulebook, into: Born) -> list[tuple[str, str]]:
+    """Bear a delivery for each match; the others, with their reasons."""
+    skips: list[tuple[str, str]] = []
+    for match in matches:
+        if match.chosen:
+            _bear(unit, event, _delivery(event, match.destination, rules), rules, into)
+        else:
+            skips.append((match.destination, match.reason))
+    return skips
+
+
+def _stage(unit: Unit, event: Event, skips: list[tuple[str, str]], into: Born) -> None:
     event = replace(event, skips_json=orjson.dumps(skips).decode()) if skips else event
     unit.add_event(event)
     into.events.append(event)
 
 
-def _born(unit: Unit, event: Event, name: str, rules: Rulebook, now: datetime) -> Delivery:
-    """A delivery, leased at birth where its worker has room, so that nobody must find it again."""
-    lane = rules.lanes.get(name, Lane())
-    due = now + lane.first_wait
-    delivery = Delivery(
+def _delivery(event: Event, name: str, rules: Rulebook) -> Delivery:
+    now = event.created_at
+    return Delivery(
         id=ids.delivery_id(int(now.timestamp() * 1000), rules.entropy(10)),
         event_id=event.id,
         task_id=event.task_id,
         destination=name,
         state="pending",
         created_at=now,
-        due_at=due,
+        due_at=now + rules.lanes.get(name, _NO_LANE).first_wait,
     )
-    if due <= now and unit.handed(name) < rules.room(name):
+
+
+def _own_callback(event: Event, url: str, rules: Rulebook) -> Delivery:
+    host = (urlsplit(url).hostname or "")[:255]
+    return replace(_delivery(event, routing.OWN_CALLBACK, rules), callback_url=url, callback_host=host)
+
+
+def _bear(unit: Unit, event: Event, delivery: Delivery, rules: Rulebook, into: Born) -> None:
+    """Stage a new delivery, leased at birth where its worker has room, so that nobody must find it again."""
+    name, now = delivery.destination, event.created_at
+    if delivery.due_at is not None and delivery.due_at <= now and unit.handed(name) < rules.room(name):
         unit.hand(name)
-        return replace(delivery, state="leased", due_at=None, lease_token=1, leased_until=now + lane.lease_for)
-    return delivery
+        lease = now + rules.lanes.get(name, _NO_LANE).lease_for
+        delivery = replace(delivery, state="leased", due_at=None, lease_token=1, leased_until=lease)
+        into.leased.append((delivery, event))
+    else:
+        into.waiting.append(delivery)
+    unit.add_delivery(delivery)
 
 
 def event_data(task: Task, data_json: str | None = None) -> str:
@@ -182,11 +250,13 @@ def settle(unit: Unit, before: Task, judged: Judgement, rules: Rulebook, now: da
         unit.put_task(task)
     if before.state in UNDECIDED and task.state not in UNDECIDED:
         unit.drop_payload(task.id)
+    if task.state == "ambiguous" != before.state:
+        record_operator(unit, "task.ambiguous", rules, now, into.born, task=task, reason=judged.detail or _SPOKEN_OF)
     if judged.moved:
         into.moved = True
-        record(unit, task, f"task.{task.state}", rules, now, into, judged.data_json)
+        record(unit, task, f"task.{task.state}", rules, now, into.born, judged.data_json)
     elif judged.progressed:
-        record(unit, task, "task.progress", rules, now, into, judged.data_json)
+        record(unit, task, "task.progress", rules, now, into.born, judged.data_json)
     return task
 
 

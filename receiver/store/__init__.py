@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from receiver.errors import StoreUnavailable
 from receiver.store.deliveries import DeliveryQuestions
+from receiver.store.destinations import HealthQuestions, ReplayQuestions
 from receiver.store.dialect import Dialect, open_dialect
 from receiver.store.events import EventQuestions
 from receiver.store.prune import PruneQuestions, probe
@@ -37,7 +38,7 @@ class Store:
     """An open store.
 
     Attributes:
-        tasks, deliveries, events: the questions that can be asked.
+        tasks, deliveries, events, health, replays: the questions that can be asked.
         probe: statements that write a row of no meaning.
         writer: the process's one writer.
     """
@@ -48,6 +49,8 @@ class Store:
         self.tasks = TaskQuestions(dialect)
         self.deliveries = DeliveryQuestions(dialect)
         self.events = EventQuestions(dialect)
+        self.health = HealthQuestions(dialect)
+        self.replays = ReplayQuestions(dialect)
         self.prune = PruneQuestions(dialect)
         self.probe = probe(dialect)
         self._statements = Statements(dialect)

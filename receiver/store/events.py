@@ -38,6 +38,11 @@ class EventQuestions:
         question = select(*COLUMNS).where(events.c.task_id == task_id).order_by(events.c.id)
         return self.rows.decode_all(connection.execute(question))
 
+    def feed(self, connection: Connection, after: int, limit: int) -> list[Event]:
+        """The events that follow a place in the feed, in the order of their commits."""
+        question = select(*COLUMNS).where(events.c.seq > after).order_by(events.c.seq).limit(limit)
+        return self.rows.decode_all(connection.execute(question))
+
     def observations_of_task(self, connection: Connection, task_id: TaskId) -> list[Inbox]:
         """Every observation kept of a task, oldest first."""
         question = select(*INBOX_COLUMNS).where(inbox.c.task_id == task_id).order_by(inbox.c.id)

@@ -68,6 +68,7 @@ class Rows(Generic[R]):
     Attributes:
         columns: to select; `decode` makes a record of a row of them.
         insert: one row; parameters by `encode`.
+        key: the field by which a record is known: the first of the primary key.
     """
 
     def __init__(self, struct: type[R], table: Table, core: CoreDialect) -> None:
@@ -75,6 +76,7 @@ class Rows(Generic[R]):
         self._table, self._core = table, core
         self._fields = struct.__struct_fields__
         self._keys = tuple(column.name for column in table.primary_key)
+        self.key = self._keys[0]
         self.columns = [table.c[name] for name in self._fields]
         self.insert = Prepared(table.insert().values({name: bindparam(name) for name in self._fields}), core)
         self.decode = _decoder(struct, self.columns)

@@ -73,6 +73,7 @@ tasks = Table(
     _count("urlless_count"),
     _count("callbacks"),
     _time("woken_at"),
+    Column("callback_url", Text),
 )
 Index(
     "tasks_poll_due",
@@ -119,8 +120,10 @@ events = Table(
     _time("created_at", required=True),
     Column("data_json", Text, nullable=False),
     Column("skips_json", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False, server_default=text("0")),
 )
 Index("events_by_task", events.c.task_id)
+Index("events_in_order", events.c.seq)
 
 deliveries = Table(
     "deliveries",
@@ -137,10 +140,28 @@ deliveries = Table(
     _count("lease_token"),
     _time("leased_until"),
     _time("finished_at"),
+    _flag("retried"),
+    _flag("forced"),
+    Column("callback_url", Text),
+    Column("callback_host", String(255)),
 )
 _pending = deliveries.c.state == "pending"
 _leased = deliveries.c.state == "leased"
-Index("deliveries_due", deliveries.c.destination, deliveries.c.due_at, sqlite_where=_pending, postgresql_where=_pending)
+_by_hand = _pending & deliveries.c.forced
+_undelivered = deliveries.c.state.in_(["dead", "cancelled"])
+Index(
+    "deliveries_due",
+    *(deliveries.c.destination, deliveries.c.retried, deliveries.c.due_at),
+    sqlite_where=_pending,
+    postgresql_where=_pending,
+)
+Index("deliveries_forced", deliveries.c.destination, sqlite_where=_by_hand, postgresql_where=_by_hand)
+Index(
+    "deliveries_undelivered",
+    *(deliveries.c.state, deliveries.c.id),
+    sqlite_where=_undelivered,
+    postgresql_where=_undelivered,
+)
 Index("deliveries_leased", deliveries.c.leased_until, sqlite_where=_leased, postgresql_where=_leased)
 Index("deliveries_by_task", deliveries.c.task_id)
 
@@ -178,3 +199,39 @@ counters = Table(
     Column("name", String(60), primary_key=True, nullable=False),
     Column("value", BigInteger, nullable=False),
 )
+
+destinations = Table(
+    "destinations",
+    metadata,
+    Column("name", String(100), primary_key=True, nullable=False),
+    Column("state", String(12), nullable=False),
+    _count("consecutive_failures"),
+    Column("last_error", Text),
+    _time("last_error_at"),
+    _time("opened_at"),
+    _count("opens"),
+    _time("next_try_at"),
+    Column("probe_id", String(40)),
+    _time("probe_until"),
+    _flag("announced"),
+    Column("reason", Text),
+    comment="the health of those that ever failed or were paused",
+)
+
+replays = Table(
+    "replays",
+    metadata,
+    _id("id", key=True),
+    Column("state", String(12), nullable=False),
+    Column("destination", String(100)),
+    Column("which", String(12), nullable=False),
+    _time("since_at"),
+    _time("until_at", required=True),
+    Column("matched", BigInteger, nullable=False),
+    _time("created_at", required=True),
+    Column("replayed", BigInteger, nullable=False),
+    Column("cursor", String(40), nullable=False),
+    _time("finished_at"),
+)
+_running = replays.c.state == "running"
+Index("replays_running", replays.c.id, sqlite_where=_running, postgresql_where=_running)

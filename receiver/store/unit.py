@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from sqlalchemy import bindparam, select
+import msgspec
+from msgspec.structs import replace
+from sqlalchemy import bindparam, literal_column, select
 
 from receiver import records
 from receiver.store import schema
@@ -12,11 +15,16 @@ from receiver.store.rows import Prepared, Rows, Update
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from receiver.ids import DeliveryId, TaskId
-    from receiver.records import Attempt, Delivery, Event, Inbox, Refusal, Task
+    from receiver.ids import DeliveryId, ReplayId, TaskId
+    from receiver.records import Attempt, Delivery, Event, Health, Inbox, Refusal, Replay, Task
     from receiver.store.dialect import Dialect
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+EVENT_SEQ = "event_seq"
+"""The counter that orders the pull feed. It outlives the events, so no place is given twice."""
 
 
 class Statements:
@@ -47,11 +55,55 @@ class Statements:
             .limit(1),
             core,
         )
+        self.destinations = Rows(records.Health, schema.destinations, core)
+        self.every_health = Prepared(select(*self.destinations.columns), core)
+        self.replays = Rows(records.Replay, schema.replays, core)
+        self.replays_by_id = Prepared(
+            select(*self.replays.columns).where(dialect.among(schema.replays.c.id, "ids")), core
+        )
+        counters = schema.counters
+        mine = counters.c.name == literal_column(f"'{EVENT_SEQ}'")
+        self.seq = Prepared(select(counters.c.value).where(mine), core)
+        self.seq_put = Prepared(counters.update().values(value=bindparam("value_")).where(mine), core)
         payloads = schema.payloads
         self.payload_add = Prepared(
             payloads.insert().values(task_id=bindparam("task_id"), body=bindparam("body")), core
         )
         self.payload_drop = Prepared(payloads.delete().where(payloads.c.task_id == bindparam("task_id_")), core)
+
+
+class _Table(Generic[R]):
+    """One table's rows as this transaction sees them: read, new and changed."""
+
+    __slots__ = ("changed", "key", "known", "new", "rows")
+
+    def __init__(self, rows: Rows[R]) -> None:
+        self.rows = rows
+        self.key = attrgetter(rows.key)
+        self.known: dict[str, R | None] = {}
+        self.new: dict[str, R] = {}
+        self.changed: dict[str, tuple[R, R]] = {}
+
+    def learn(self, records_: Iterable[R]) -> None:
+        """Rows as they are on disk."""
+        self.known.update({self.key(record): record for record in records_})
+
+    def add(self, record: R) -> None:
+        """Stage a new row."""
+        key = self.key(record)
+        self.known[key] = self.new[key] = record
+
+    def put(self, record: R) -> None:
+        """Stage a row's new state; one that is not there (any more) stays away."""
+        key = self.key(record)
+        if key in self.new:
+            self.new[key] = record
+        elif (before := self.known.get(key)) is not None:
+            staged = self.changed.get(key)
+            self.changed[key] = (staged[0] if staged else before, record)
+        else:
+            return
+        self.known[key] = record
 
 
 class Unit:
@@ -66,12 +118,10 @@ class Unit:
         self._connection = connection
         self._statements = statements
         self.changes = 0
-        self._tasks: dict[str, Task | None] = {}
-        self._deliveries: dict[str, Delivery | None] = {}
-        self._new_tasks: dict[str, Task] = {}
-        self._changed_tasks: dict[str, tuple[Task, Task]] = {}
-        self._new_deliveries: dict[str, Delivery] = {}
-        self._changed_deliveries: dict[str, tuple[Delivery, Delivery]] = {}
+        self._tasks = _Table(statements.tasks)
+        self._deliveries = _Table(statements.deliveries)
+        self._health: _Table[Health] | None = None
+        self._replays: _Table[Replay] | None = None
         self._inbox: list[Inbox] = []
         self._digests: set[tuple[str, str, bytes]] = set()
         self._events: list[Event] = []
@@ -82,48 +132,36 @@ class Unit:
         self._handed: dict[str, int] = {}
 
     def read_ahead(self, task_ids: Sequence[TaskId], delivery_ids: Sequence[DeliveryId]) -> None:
-        """Read the rows the batch will want, one statement a table.
+        """Read the rows the batch will want, one statement a table."""
+        self._read(self._tasks, self._statements.tasks_by_id, task_ids)
+        self._read(self._deliveries, self._statements.deliveries_by_id, delivery_ids)
 
-        Only those that are not known yet: a row on disk is older than what was staged and is still to be written.
-        """
-        statements = self._statements
-        tasks = [one for one in task_ids if one not in self._tasks]
-        if tasks:
-            self._tasks.update(dict.fromkeys(tasks))
-            for task in self._many(statements.tasks, statements.tasks_by_id, tasks):
-                self._tasks[task.id] = task
-        deliveries = [one for one in delivery_ids if one not in self._deliveries]
-        if deliveries:
-            self._deliveries.update(dict.fromkeys(deliveries))
-            for delivery in self._many(statements.deliveries, statements.deliveries_by_id, deliveries):
-                self._deliveries[delivery.id] = delivery
-
-    def _many(self, rows: Rows[Any], prepared: Prepared, ids: Any) -> list[Any]:
-        found = self._connection.execute(prepared.sql, prepared.values(ids=self._statements.dialect.ids(ids)))
-        return rows.decode_all(found)
+    def _read(self, table: _Table[Any], prepared: Prepared, ids: Sequence[str]) -> None:
+        """Only those that are not known yet: a row on disk is older than what was staged and is still to be written."""
+        new = [one for one in ids if one not in table.known]
+        if new:
+            table.known.update(dict.fromkeys(new))
+            found = self._connection.execute(prepared.sql, prepared.values(ids=self._statements.dialect.ids(new)))
+            table.learn(table.rows.decode_all(found))
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
     def task(self, task_id: TaskId) -> Task | None:
         """The task as this transaction sees it."""
-        if task_id not in self._tasks:
+        if task_id not in self._tasks.known:
             self.read_ahead([task_id], [])
-        return self._tasks[task_id]
+        return self._tasks.known[task_id]
 
     def add_task(self, task: Task) -> None:
         """Stage a new task."""
         self.changes += 1
-        self._tasks[task.id] = self._new_tasks[task.id] = task
+        self._tasks.add(task)
 
     def put_task(self, task: Task) -> None:
         """Stage a task's new state."""
         self.changes += 1
-        if task.id in self._new_tasks:
-            self._new_tasks[task.id] = task
-        elif (before := self.task(task.id)) is not None:
-            staged = self._changed_tasks.get(task.id)
-            self._changed_tasks[task.id] = (staged[0] if staged else before, task)
-        self._tasks[task.id] = task
+        self.task(task.id)
+        self._tasks.put(task)
 
     def add_payload(self, task_id: TaskId, body: bytes) -> None:
         """Keep the whole body of a submission until it is decided."""
@@ -165,14 +203,20 @@ class Unit:
 
     def delivery(self, delivery_id: DeliveryId) -> Delivery | None:
         """The delivery as this transaction sees it."""
-        if delivery_id not in self._deliveries:
+        if delivery_id not in self._deliveries.known:
             self.read_ahead([], [delivery_id])
-        return self._deliveries[delivery_id]
+        return self._deliveries.known[delivery_id]
 
     def add_delivery(self, delivery: Delivery) -> None:
         """Stage a new delivery."""
         self.changes += 1
-        self._deliveries[delivery.id] = self._new_deliveries[delivery.id] = delivery
+        self._deliveries.add(delivery)
+
+    def put_delivery(self, delivery: Delivery) -> None:
+        """Stage a delivery's new state."""
+        self.changes += 1
+        self.delivery(delivery.id)
+        self._deliveries.put(delivery)
 
     def handed(self, destination: str) -> int:
         """How many deliveries this batch hands to the destination's worker."""
@@ -182,20 +226,43 @@ class Unit:
         """Count one more."""
         self._handed[destination] = self._handed.get(destination, 0) + 1
 
-    def put_delivery(self, delivery: Delivery) -> None:
-        """Stage a delivery's new state."""
-        self.changes += 1
-        if delivery.id in self._new_deliveries:
-            self._new_deliveries[delivery.id] = delivery
-        elif (before := self.delivery(delivery.id)) is not None:
-            staged = self._changed_deliveries.get(delivery.id)
-            self._changed_deliveries[delivery.id] = (staged[0] if staged else before, delivery)
-        self._deliveries[delivery.id] = delivery
-
     def add_attempt(self, attempt: Attempt) -> None:
         """Stage an attempt."""
         self.changes += 1
         self._attempts.append(attempt)
+
+    def health(self, name: str) -> Health:
+        """A destination's health; read for all of them at once, since they are few."""
+        if self._health is None:
+            statements = self._statements
+            self._health = _Table(statements.destinations)
+            found = self._connection.execute(statements.every_health.sql)
+            self._health.learn(statements.destinations.decode_all(found))
+        return self._health.known.get(name) or records.Health(name)
+
+    def put_health(self, health: Health) -> None:
+        """Stage a destination's health."""
+        self.changes += 1
+        self.health(health.name)
+        assert self._health is not None  # noqa: S101 -- just read
+        if health.name in self._health.known:
+            self._health.put(health)
+        else:
+            self._health.add(health)
+
+    def replay(self, replay_id: ReplayId) -> Replay | None:
+        """The replay as this transaction sees it."""
+        if self._replays is None:
+            self._replays = _Table(self._statements.replays)
+        self._read(self._replays, self._statements.replays_by_id, [replay_id])
+        return self._replays.known[replay_id]
+
+    def put_replay(self, replay: Replay) -> None:
+        """Stage a replay, new or changed."""
+        self.changes += 1
+        known = self.replay(replay.id)
+        assert self._replays is not None  # noqa: S101 -- just read
+        (self._replays.add if known is None else self._replays.put)(replay)
 
     # -- the database --------------------------------------------------------------------------------------------
 
@@ -208,35 +275,50 @@ class Unit:
         """A statement that changes rows by itself; how many. What was read before is forgotten."""
         self.flush()
         self.changes += 1
-        self._tasks.clear()
-        self._deliveries.clear()
+        self._tasks.known.clear()
+        self._deliveries.known.clear()
+        self._health = self._replays = None
         return self._connection.execute(prepared.sql, prepared.values(**named)).rowcount
 
     def tasks_where(self, prepared: Prepared, **named: Any) -> list[Task]:
         """Tasks that a question finds; they are then known to this unit."""
         tasks = self._statements.tasks.decode_all(self.select(prepared, **named))
-        self._tasks.update({task.id: task for task in tasks})
+        self._tasks.learn(tasks)
         return tasks
 
     def deliveries_where(self, prepared: Prepared, **named: Any) -> list[Delivery]:
         """Deliveries that a question finds; they are then known to this unit."""
         deliveries = self._statements.deliveries.decode_all(self.select(prepared, **named))
-        self._deliveries.update({delivery.id: delivery for delivery in deliveries})
+        self._deliveries.learn(deliveries)
         return deliveries
 
     def flush(self) -> None:
         """Write what is staged: one executemany a table and kind."""
         s = self._statements
-        self._write(s.tasks.insert.sql, s.tasks.encode, self._new_tasks)
-        self._update(s.tasks, self._changed_tasks)
+        self._save(self._tasks)
         self._write(s.inbox.insert.sql, s.inbox.encode, self._inbox)
-        self._write(s.events.insert.sql, s.events.encode, self._events)
-        self._write(s.deliveries.insert.sql, s.deliveries.encode, self._new_deliveries)
-        self._update(s.deliveries, self._changed_deliveries)
+        if self._events:
+            self._in_order()
+            self._write(s.events.insert.sql, s.events.encode, self._events)
+        self._save(self._deliveries)
         self._write(s.attempts.insert.sql, s.attempts.encode, self._attempts)
         self._write(s.refusals.insert.sql, s.refusals.encode, self._refusals)
         self._write(s.payload_add.sql, tuple, self._payloads)
         self._write(s.payload_drop.sql, tuple, self._dropped)
+        for table in (self._health, self._replays):
+            if table is not None:
+                self._save(table)
+
+    def _in_order(self) -> None:
+        """Give the staged events their places in the feed: the counter moves in the same transaction."""
+        s = self._statements
+        (last,) = self._connection.execute(s.seq.sql).fetchone()
+        self._events = [replace(event, seq=last + place) for place, event in enumerate(self._events, 1)]
+        self._connection.execute(s.seq_put.sql, (last + len(self._events),))
+
+    def _save(self, table: _Table[Any]) -> None:
+        self._write(table.rows.insert.sql, table.rows.encode, table.new)
+        self._update(table.rows, table.changed)
 
     def _write(self, sql: str, encode: Any, staged: Any) -> None:
         if staged:

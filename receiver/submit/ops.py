@@ -10,11 +10,11 @@ from msgspec.structs import replace
 
 from receiver import lifecycle
 from receiver.errors import Conflict, NotFound
-from receiver.ingest import Recorded, record, settle
+from receiver.ingest import Recorded, record, record_operator, settle
 from receiver.ingest.judge import end_by_hand, judge_held, judge_kept, reject
 from receiver.ingest.record import URGENT
 from receiver.store import Reads, ReadsTask
-from receiver.upstream.base import NotTaken, Refused, Taken
+from receiver.upstream.base import Ambiguous, NotTaken, Refused, Taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +43,7 @@ class Terms:
     max_concurrency: int
     retry: Sequence[timedelta]
     deadline: timedelta
+    allow_private_callbacks: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,9 @@ class Answered(Reads):
                 self._rejected(unit, before, self.answer.reason, self.code, into)
             case NotTaken() | Refused() if not before.shown:
                 self._again(unit, before, self.answer, into)
-            case _:  # no answer tells; or one says no, and yet the upstream has called back: it is not sent again
-                ambiguous(unit, before, self.rules, self.at, into)
+            case Ambiguous() | NotTaken() | Refused() as answer:
+                # No answer tells; or one says no, and yet the upstream has called back: it is not sent again.
+                ambiguous(unit, before, self.rules, self.at, into, answer.reason)
         if into.task.state not in {"pending", "submitting"}:
             unit.drop_payload(before.id)
         return into
@@ -149,7 +151,7 @@ class Answered(Reads):
         task = replace(task, poll_due_at=self.rules.polling.first(task, self.at, self.rules.draw()))
         unit.put_task(task)
         into.task, into.moved = task, True
-        record(unit, task, "task.queued", self.rules, self.at, into)
+        record(unit, task, "task.queued", self.rules, self.at, into.born)
         if held is not None:
             settle(unit, task, judge_kept(task, held, self.rules.confirm, self.at), self.rules, self.at, into)
 
@@ -158,7 +160,7 @@ class Answered(Reads):
         unit.put_task(task)
         into.task, into.moved = task, True
         if task.deferred:  # otherwise the caller has the refusal in hand (contract section 5)
-            record(unit, task, "task.rejected", self.rules, self.at, into)
+            record(unit, task, "task.rejected", self.rules, self.at, into.born)
 
     def _again(self, unit: Unit, before: Task, answer: NotTaken | Refused, into: Recorded) -> None:
         """Surely not taken: put back, unless its time is over."""
@@ -206,7 +208,7 @@ class Cancel(ReadsTask):
         unit.put_task(task)
         unit.drop_payload(task.id)
         into = Recorded(task, moved=True)
-        record(unit, task, "task.cancelled", self.rules, self.at, into)
+        record(unit, task, "task.cancelled", self.rules, self.at, into.born)
         return into
 
 
@@ -248,11 +250,11 @@ class Adopt(ReadsTask):
         unit.put_task(task)
         into = Recorded(task, look=True, moved=True)
         if before.state == "ambiguous":
-            record(unit, task, "task.queued", self.rules, self.at, into)
+            record(unit, task, "task.queued", self.rules, self.at, into.born)
         return into
 
 
-def ambiguous(unit: Unit, before: Task, rules: Rulebook, now: datetime, into: Recorded) -> None:
+def ambiguous(unit: Unit, before: Task, rules: Rulebook, now: datetime, into: Recorded, reason: str) -> None:
     """Stage that a task may have been taken and no answer tells; what a callback said meanwhile is decided now."""
     task = replace(
         before,
@@ -263,5 +265,6 @@ def ambiguous(unit: Unit, before: Task, rules: Rulebook, now: datetime, into: Re
     )
     unit.put_task(task)
     into.task, into.moved = task, True
+    record_operator(unit, "task.ambiguous", rules, now, into.born, task=task, reason=reason)
     if task.held_json is not None:
         settle(unit, task, judge_held(task, now), rules, now, into)

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 import orjson
 
 from receiver import ids, signing
-from receiver.errors import EgressError, Flaw, InvalidInput, StoreUnavailable, UpstreamRefused
+from receiver.errors import EgressError, StoreUnavailable, UpstreamRefused
 from receiver.records import Task
+from receiver.submit.asked import check, check_callback_url
 from receiver.submit.ops import Accept, Answered, Claim
 from receiver.upstream import ROUTES
 from receiver.upstream.base import Ambiguous, NotTaken, Refused, Taken
@@ -100,17 +101,20 @@ class Submitter:
         *,
         metadata: Mapping[str, Any] | None = None,
         only: Sequence[str] | None = None,
+        callback_url: str | None = None,
         in_background: bool = False,
     ) -> Task:
         """Store a task and send it, or queue it where the upstream must wait; the task as it then is.
 
         Raises:
-            InvalidInput: a required member is missing; nothing was stored.
+            InvalidInput: a required member is missing, or nothing can be sent to `callback_url`; nothing was stored.
             UpstreamRefused: the upstream said no; the task is kept as `rejected`.
             StoreUnavailable: nothing was stored and nothing sent.
         """
         route = ROUTES[route_name]
         check(route, given)
+        if callback_url is not None:
+            check_callback_url(callback_url, allow_private=self.terms.allow_private_callbacks)
         now = self.clock()
         seed = int.from_bytes(self.rules.entropy(4), "big")
         filled = route.fill(dict(given), seed=seed)
@@ -133,6 +137,7 @@ class Submitter:
             submit_first_at=now if direct else None,
             submit_due_at=None if direct else now,
             submit_leased_until=self._lease(now) if direct else None,
+            callback_url=callback_url,
         )
         if not direct:
             self._backlog.add(route_name)
@@ -376,15 +381,3 @@ def _told(sent: Sent) -> Task:
             task_id=sent.task.id,
         )
     return sent.task
-
-
-def check(route: UpstreamRoute, given: Mapping[str, Any]) -> None:
-    """Refuse an input that lacks a required member, before anything is stored or sent.
-
-    Raises:
-        InvalidInput: it names each missing member.
-    """
-    missing = route.missing(given)
-    if missing:
-        flaws = [Flaw(f"{name} is required by {route.name}", pointer=f"/input/{name}") for name in missing]
-        raise InvalidInput(f"input lacks {', '.join(missing)}", flaws)

@@ -1,0 +1,103 @@
+"""One attempt: the kind's flow through egress, and the record of it. It decides nothing and writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+
+from receiver import retry
+from receiver.errors import EgressError
+from receiver.records import Attempt
+from receiver.retry import Result
+from receiver.wire import HttpRequest
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from receiver.deliver.lanes import Destination
+    from receiver.egress import Egress
+    from receiver.ids import AttemptId
+    from receiver.logs import Logger
+    from receiver.records import Delivery, Event
+    from receiver.retry import Decision
+    from receiver.wire import HttpResponse
+
+KEPT_BYTES = 16 * 1024
+"""What is kept of an answer (contract 4.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What went out, what came back (None where nothing did), and what it means."""
+
+    request: HttpRequest
+    response: HttpResponse | None
+    result: Result
+
+
+async def attempt(
+    egress: Egress, destination: Destination, delivery: Delivery, event: Event, now: datetime, log: Logger
+) -> Outcome:
+    """Run the kind's generator: each request out, each answer in, until it returns what they mean.
+
+    A fault of ours is an attempt that failed: a delivery that only raised would come back for ever.
+    """
+    request, response = HttpRequest("", ""), None
+    try:
+        steps = destination.kind.flow(event, destination.options_for(delivery), now=now, home=destination.home)
+        request = next(steps)
+        while True:
+            response = await egress.deliver(
+                request, timeout=destination.timeout, allow_private=destination.allow_private
+            )
+            request = steps.send(response)
+    except StopIteration as done:
+        return Outcome(request, response, done.value)
+    except EgressError as error:
+        return Outcome(request, None, retry.from_error(error))
+    except Exception as error:  # noqa: BLE001 -- see above
+        log.error("delivery.failed", event_id=event.id, destination=destination.name, error=repr(error))
+        fault = f"a fault of the kind {destination.kind.name} ({type(error).__name__}); the log has more"
+        return Outcome(request, None, Result("transient", fault))
+
+
+def recorded(
+    attempt_id: AttemptId,
+    destination: Destination,
+    delivery: Delivery,
+    outcome: Outcome,
+    decision: Decision,
+    *,
+    started_at: datetime,
+    ended_at: datetime,
+) -> Attempt:
+    """The attempt as it is stored and shown, secrets masked."""
+    return Attempt(
+        id=attempt_id,
+        delivery_id=delivery.id,
+        task_id=delivery.task_id,
+        number=delivery.attempt_count + 1,
+        started_at=started_at,
+        duration_ms=round((ended_at - started_at).total_seconds() * 1000),
+        redelivery=delivery.forced or delivery.budget_from > 0,
+        request_json=_request_json(outcome.request, destination),
+        response_json=_response_json(outcome.response),
+        error=None if outcome.response is not None else outcome.result.reason,
+        result=outcome.result.kind,
+        reason=decision.reason,
+        next_at=decision.due_at if decision.state == "pending" else None,
+    )
+
+
+def _request_json(request: HttpRequest, destination: Destination) -> str:
+    shown = destination.kind.masked(request)
+    return orjson.dumps({"url": shown.url, "headers": dict(shown.headers)}).decode()
+
+
+def _response_json(response: HttpResponse | None) -> str | None:
+    if response is None:
+        return None
+    body = response.body[:KEPT_BYTES].decode("utf-8", errors="replace")
+    return orjson.dumps({"status": response.status, "headers": dict(response.headers), "body": body}).decode()
