@@ -11,7 +11,8 @@ from receiver.ingest import stamp
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from receiver.records import Attempt, Delivery, Event, Inbox, Task
+    from receiver.deliver import Destination
+    from receiver.records import Attempt, Delivery, Event, Health, Inbox, Replay, Task
 
 
 def task(row: Task) -> dict[str, Any]:
@@ -55,18 +56,46 @@ def attempt(row: Attempt) -> dict[str, Any]:
 
 
 def delivery(row: Delivery, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """A delivery with its attempts."""
+    """A delivery with its attempts; those that were made after `row` was read are left out, so that all agrees."""
     return {
         "id": row.id,
         "event_id": row.event_id,
-        "task_id": row.task_id,
+        "task_id": row.task_id or None,  # an operator event may be about none
         "destination": row.destination,
         "state": row.state,
         "attempt_count": row.attempt_count,
         "due_at": stamp(row.due_at),
         "created_at": stamp(row.created_at),
         "finished_at": stamp(row.finished_at),
-        "attempts": [attempt(one) for one in attempts],
+        "attempts": [attempt(one) for one in attempts if one.number <= row.attempt_count],
+    }
+
+
+def destination(row: Destination, health: Health) -> dict[str, Any]:
+    """A destination and how it does."""
+    return {
+        "name": row.name,
+        "kind": row.kind.name,
+        "state": health.state,
+        "consecutive_failures": health.consecutive_failures,
+        "last_error": health.last_error,
+        "next_try_at": stamp(health.next_try_at) if health.state == "open" else None,
+        "reason": health.reason if health.state == "paused" else None,
+    }
+
+
+def replay(row: Replay) -> dict[str, Any]:
+    """A replay and how far it is."""
+    return {"id": row.id, "state": row.state, "matched": row.matched, "replayed": row.replayed}
+
+
+def event(row: Event) -> dict[str, Any]:
+    """An event as the pull feed gives it: what a webhook of format `standard` says, and its id."""
+    return {
+        "id": row.id,
+        "type": row.type,
+        "timestamp": stamp(row.created_at),
+        "data": orjson.Fragment(row.data_json),
     }
 
 
@@ -106,10 +135,10 @@ def timeline(
             content_type=seen.content_type,
             raw=seen.raw.decode("utf-8", errors="replace"),
         )
-    for event in events:
-        add(event.created_at, 2, "event", event_id=event.id, type=event.type)
-        for name, reason in orjson.loads(event.skips_json):
-            add(event.created_at, 3, "skip", event_id=event.id, destination=name, reason=reason)
+    for fact in events:
+        add(fact.created_at, 2, "event", event_id=fact.id, type=fact.type)
+        for name, reason in orjson.loads(fact.skips_json):
+            add(fact.created_at, 3, "skip", event_id=fact.id, destination=name, reason=reason)
     destinations = {one.id: one.destination for one in deliveries}
     for one in deliveries:
         add(
