@@ -191,5 +191,5 @@ def _sample_request(settings: Config, destination: Destination) -> HttpRequest:
         event_id=ids.event_id(int(at.timestamp() * 1000), secrets.token_bytes(ids.ENTROPY_BYTES)), now=at
     )
     kind = KINDS[destination.kind]
-    steps = kind.flow(event, destination.options, now=at, source=settings.server.public_url or "/receiver")
+    steps = kind.flow(event, destination.options, now=at, home=settings.server.public_url)
     return kind.masked(next(steps))

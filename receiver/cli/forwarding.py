@@ -175,13 +175,13 @@ class Listening:
             sys.stdout.flush()
             return
         heard = f"{status}" if status else "no answer"
-        words = f" in {took} ms" if is_done else f" in {took} ms; {decision.reason}"
+        given_up = "" if decision.due_at else "given up: "
+        words = f" in {took} ms" if is_done else f" in {took} ms; {given_up}{decision.reason}"
         output.say(
             output.styled(f"{now():%H:%M:%S}", "dim"),
             f"  {event.type:<14}  {event.id}  {event.task_id}  -> ",
             output.styled(heard, "green" if is_done else "red"),
             words,
-            *([] if is_done or decision.due_at else [output.styled(" Given up.", "bold red")]),
         )
 
 
