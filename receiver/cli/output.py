@@ -174,8 +174,10 @@ def report(error: ReceiverError) -> int:
     kind = str(getattr(error, "kind", ""))
     say(styled("error: ", "bold red"), str(error), console=err())
     flaws = problem.get("errors") or []
-    for flaw in flaws if len(flaws) > 1 else ():
-        say(f"       {flaw.get('pointer') or flaw.get('parameter') or ''}: {flaw.get('detail', '')}", console=err())
+    for flaw in flaws:
+        place = str(flaw.get("pointer") or flaw.get("parameter") or "")
+        if len(flaws) > 1 or place.rpartition("/")[2] not in str(error):
+            say(f"       {place}: {flaw.get('detail', '')}", console=err())
     upstream = problem.get("upstream")
     if upstream:
         say(
