@@ -34,8 +34,10 @@ from receiver.sweep import Refusals, Sweeper
 from receiver.web import Front
 from receiver.web.api import Api
 from receiver.web.callbacks import CallbackDoor
+from receiver.web.feed import Feed
 from receiver.web.guard import Guard
 from receiver.web.health import Health
+from receiver.web.outbox import Outbox
 
 if TYPE_CHECKING:
     import socket
@@ -102,20 +104,23 @@ class Service:
         door = CallbackDoor(
             self.store, rules, self.after, self.sweeper.refusals, self.after.log, clock, config.security.signing_keys
         )
+        guard = Guard(config.security.api_keys)
+        outbox = Outbox(self.store, self.deliverer, self.replayer, guard, clock)
+        feed = Feed(self.store, self.after, guard)
         api = Api(
             store=self.store,
             submitter=self.submitter,
             rules=rules,
             after=self.after,
-            guard=Guard(config.security.api_keys),
+            guard=guard,
             clock=clock,
             max_submission=config.server.max_submission,
             destinations=frozenset(destination.name for destination in config.destinations),
             lookup_for=2 * config.upstream.timeout.total_seconds(),
         )
-        health = Health(self.store, self.reasons)
+        probes = Health(self.store, self.reasons)
         path = urlsplit(config.server.public_url or "").path.rstrip("/")
-        self.front = Front(door, [*api.routes(), *health.routes()], public_path=path)
+        self.front = Front(door, [*api.routes(), *outbox.routes(), *feed.routes(), *probes.routes()], public_path=path)
 
     @classmethod
     async def start(cls, config: Config) -> Service:

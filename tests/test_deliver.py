@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import orjson
 import pytest
 from msgspec.structs import replace as changed
 
 from receiver.app import clock
-from receiver.deliver import Claim, Deliverer, Destination
+from receiver.deliver import Claim
 from receiver.destinations.base import Kind, Options, Steps
-from receiver.destinations.webhook import KIND, WebhookOptions
-from receiver.egress import Egress
-from receiver.ingest import After
+from receiver.destinations.webhook import WebhookOptions
 from receiver.wire import HttpRequest
+from tests.deliver_room import running, to
 from tests.rooms import (
     PATIENCE,
-    Lines,
     a_delivery,
     a_task,
     an_event,
@@ -31,101 +27,18 @@ from tests.rooms import (
     opened,
     put,
     rows_of,
-    rulebook,
     until,
 )
-from tests.world import SECRET, Sink, sink
+from tests.world import Sink, sink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from receiver.ingest import Rulebook
     from receiver.records import Delivery, Event
     from receiver.store import Store
 
 pytestmark = pytest.mark.anyio
-
-
-def to(url: str, name: str = "sink", **over: Any) -> Destination:
-    """A webhook destination with short times."""
-    destination = Destination(
-        name=name,
-        kind=KIND,
-        options=WebhookOptions(url=url, secrets=(SECRET,)),
-        schedule=[timedelta(milliseconds=ms) for ms in (0, 30, 60)],
-        jitter=0.0,
-        timeout=2.0,
-        max_concurrency=8,
-        allow_private=True,
-    )
-    return replace(destination, **over)
-
-
-@dataclass
-class Room:
-    """A running deliverer."""
-
-    deliverer: Deliverer
-    store: Store
-    log: Lines
-
-    async def given(self, destination: str = "sink", count: int = 1, **over: Any) -> list[Delivery]:
-        """Deliveries that are due, stored; the deliverer is told."""
-        made = []
-        for _ in range(count):
-            task = a_task("succeeded")
-            event = an_event(task)
-            delivery = a_delivery(event, destination, **{"due_at": clock(), **over})
-            await put(self.store, task, event, delivery)
-            made.append(delivery)
-        self.deliverer.wake(destination)
-        return made
-
-    async def until(self, delivery: Delivery, state: str) -> Delivery:
-        """The delivery once it is in that state."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                now = await delivery_of(self.store, delivery.id)
-                if now.state == state:
-                    return now
-                await asyncio.sleep(0.005)
-
-    async def busy(self, count: int) -> None:
-        """Wait until so many attempts are under way."""
-        await until(lambda: len(self.deliverer._trying) == count)
-
-    def attempts(self, delivery: Delivery) -> list[Any]:
-        """Its attempts: number, result."""
-        question = f"SELECT number, result FROM attempts WHERE delivery_id = '{delivery.id}' ORDER BY number"
-        return rows_of(self.store, question)
-
-
-@asynccontextmanager
-async def running(
-    store: Store, *destinations: Destination, max_concurrency: int = 64, rules: Rulebook | None = None
-) -> AsyncIterator[Room]:
-    """A deliverer on this store, until the end of the block."""
-    egress, log = Egress(base_url="http://127.0.0.1:1", headers={}), Lines()
-    after = After(cast("Any", log))
-    deliverer = Deliverer(
-        store=store,
-        egress=egress,
-        destinations={one.name: one for one in destinations},
-        rules=rules or rulebook(rules=[]),
-        after=after,
-        clock=clock,
-        max_concurrency=max_concurrency,
-    )
-    after.take, after.deliver = deliverer.take, deliverer.wake
-    loop = asyncio.create_task(deliverer.run())
-    try:
-        yield Room(deliverer, store, log)
-    finally:
-        await deliverer.stop(0.0)
-        loop.cancel()
-        await asyncio.gather(loop, return_exceptions=True)
-        await egress.aclose()
 
 
 @pytest.fixture

@@ -52,6 +52,11 @@ class Destination:
         """Long enough for those ahead in memory and for itself."""
         return timedelta(seconds=(HANDED_PER_SLOT + 2) * self.timeout + 30)
 
+    @property
+    def share(self) -> int | None:
+        """How many of one host a shared lane may hold in memory; None where the lane is one receiver's own."""
+        return None if self.per_host is None else self.per_host * HANDED_PER_SLOT
+
     def options_for(self, delivery: Delivery) -> Options:
         """What the kind's flow is told: of a task's own callback_url, where it is."""
         if delivery.callback_url is None:
@@ -131,13 +136,16 @@ class Lane:
             room = min(room, self.pace.free(now) - len(self.waiting))
         return max(0, room)
 
-    def crowded(self) -> list[str]:
-        """Hosts that have their share of a shared lane already, those that wait included."""
-        per_host = self.destination.per_host
-        if per_host is None:
-            return []
-        held = self._busy_hosts + Counter(delivery.callback_host for delivery, _ in self.waiting)
-        return [host for host, count in held.items() if host is not None and count >= per_host * HANDED_PER_SLOT]
+    def held_by_host(self) -> Counter[str | None]:
+        """How many of a shared lane each host holds, those that wait included."""
+        if self.destination.per_host is None:
+            return Counter()
+        return self._busy_hosts + Counter(delivery.callback_host for delivery, _ in self.waiting)
+
+    def is_crowded(self, delivery: Delivery) -> bool:
+        """Whether its host has its share of a shared lane already."""
+        share = self.destination.share
+        return share is not None and self.held_by_host()[delivery.callback_host] >= share
 
     def next(self, now: datetime) -> Leased | None:
         """The one to be tried now, taken out; None where each must wait."""

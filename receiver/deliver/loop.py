@@ -84,9 +84,9 @@ class Deliverer:
         """Deliveries that were leased at birth."""
         for delivery, event in leased:
             lane = self._lanes[delivery.destination]
-            if lane.state == "active":
+            if lane.state == "active" and not lane.is_crowded(delivery):
                 lane.waiting.append((delivery, event))
-            else:  # it was paused, or its circuit opened, while they were born
+            else:  # it was paused, or its circuit opened, while they were born; or one host would fill a shared lane
                 self._give_back([delivery])
         self._start()
 
@@ -223,7 +223,8 @@ class Deliverer:
             now,
             now + destination.lease_for,
             has_health=destination.terms is not None,
-            crowded=lane.crowded(),
+            share=destination.share,
+            held=lane.held_by_host(),
         )
 
     def _claimed(self, lane: Lane, claimed: Claimed, now: datetime) -> None:

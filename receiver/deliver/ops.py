@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from msgspec.structs import replace
@@ -14,7 +15,7 @@ from receiver.ingest import Born, record_operator
 from receiver.store import Reads
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from receiver.health import Change, Terms
@@ -49,7 +50,8 @@ class Claim(Reads):
 
     Attributes:
         has_health: false for the lane of tasks' own callback_urls.
-        crowded: hosts that are to be left out.
+        share: how many of one host a shared lane may hold; None for a lane of its own.
+        held: how many each host holds already.
     """
 
     store: Store
@@ -58,7 +60,8 @@ class Claim(Reads):
     now: datetime
     lease_until: datetime
     has_health: bool = True
-    crowded: Sequence[str] = ()
+    share: int | None = None
+    held: Mapping[str | None, int] = field(default_factory=dict)
 
     def apply(self, unit: Unit) -> Claimed:
         """Lease them."""
@@ -85,23 +88,37 @@ class Claim(Reads):
         return {"destination": self.destination}
 
     def _due(self, unit: Unit, limit: int) -> list[Delivery]:
-        new = self._some(unit, retried=False, limit=(limit + 1) // 2)
-        again = self._some(unit, retried=True, limit=limit - len(new))
-        if len(new) == (limit + 1) // 2:
-            new += self._some(unit, retried=False, limit=limit - len(new) - len(again))
+        holding = Counter(self.held)
+
+        def some(limit: int, *, retried: bool) -> list[Delivery]:
+            asked = {**self._here, "now": self.now, "retried": retried}
+            return self._by_shares(unit, asked, limit, holding)
+
+        half = (limit + 1) // 2
+        new = some(half, retried=False)
+        again = some(limit - len(new), retried=True)
+        if len(new) == half:
+            new += some(limit - len(new) - len(again), retried=False)
         mixed = [one for pair in zip(new, again, strict=False) for one in pair]
         return mixed + new[len(again) :] + again[len(new) :]
 
-    def _some(self, unit: Unit, *, retried: bool, limit: int) -> list[Delivery]:
-        if limit <= 0:
-            return []
-        questions, asked = self.store.deliveries, {**self._here, "now": self.now, "retried": retried, "limit": limit}
-        found = (
-            unit.deliveries_where(questions.due_elsewhere, **asked, hosts=orjson.dumps(list(self.crowded)).decode())
-            if self.crowded
-            else unit.deliveries_where(questions.due, **asked)
-        )
-        return [self._lease(unit, one) for one in found]
+    def _by_shares(self, unit: Unit, asked: dict[str, Any], limit: int, holding: Counter[str | None]) -> list[Delivery]:
+        """Of each host its share: one whose backlog is long must not fill the lane before the others are seen."""
+        taken: list[Delivery] = []
+        while len(taken) < limit:
+            full = [host for host, count in holding.items() if self.share is not None and count >= self.share]
+            found = (
+                unit.deliveries_where(self.store.deliveries.due_elsewhere, **asked, limit=limit, hosts=_json(full))
+                if full
+                else unit.deliveries_where(self.store.deliveries.due, **asked, limit=limit)
+            )
+            for delivery in found[: limit - len(taken)]:
+                if self.share is None or holding[delivery.callback_host] < self.share:
+                    holding[delivery.callback_host] += 1
+                    taken.append(self._lease(unit, delivery))
+            if len(found) < limit:
+                break
+        return taken
 
     def _lease(self, unit: Unit, delivery: Delivery) -> Delivery:
         taken = replace(
@@ -129,6 +146,10 @@ class Claim(Reads):
         rows = self.store.events.rows.decode_all(unit.select(self.store.events.by_id, ids=asked))
         events = {event.id: event for event in rows}
         return [(delivery, events[delivery.event_id]) for delivery in leased]
+
+
+def _json(hosts: list[str | None]) -> str:
+    return orjson.dumps(hosts).decode()
 
 
 @dataclass(slots=True)

@@ -90,13 +90,12 @@ class Api:
             raise NotBuilt("Idempotency-Key is not built yet in this release; leave it out, and do not repeat a POST")
         body = requests.modelled(SubmitBody, await requests.json_of(request, self.max_submission))
         requests.refuse(self._flaws(body))
-        if body.callback_url is not None:
-            raise NotBuilt("a task's own callback_url is not built yet in this release; use [[destinations]]")
         task = await self.submitter.accept(
             body.route,
             body.input,
             metadata=body.metadata,
             only=body.destinations,
+            callback_url=body.callback_url,
             in_background="respond-async" in _preferences(request),
         )
         headers = {"location": f"/api/v1/tasks/{task.id}"}
