@@ -109,7 +109,8 @@ class Sink:
         except Exception as error:  # noqa: BLE001 -- whatever a library says against it
             self.bad.append(repr(error))
             return
-        one = Received(headers["webhook-id"], document["type"], document["data"], body, headers, time.monotonic())
+        kind, data = document.get("type", ""), document["data"]  # the format `envelope` has no type
+        one = Received(headers["webhook-id"], kind, data, body, headers, time.monotonic())
         self.received.append(one)
         self.arrived(one)
         self._changed.set()
