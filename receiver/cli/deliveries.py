@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from receiver.cli import listing, output, sent
+from receiver.cli import listing, output, sent, way
 from receiver.cli.clock import now
 from receiver.cli.options import ConfigOption, CursorOption, JsonOption, LimitOption, UrlOption, connect
 
@@ -110,4 +110,4 @@ def redeliver(
 
 def _last(delivery: sent.Document) -> list[str]:
     attempts = delivery["attempts"]
-    return [f": attempt {attempts[-1]['number']}, {sent.heard(attempts[-1])}"] if attempts else []
+    return [f": attempt {attempts[-1]['number']}, {way.heard(attempts[-1])}"] if attempts else []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from receiver.cli import output, sent
+from receiver.cli import output, sent, way
 from receiver.cli.clock import now
 from receiver.cli.options import ConfigOption, JsonOption, UrlOption, connect, load
 
@@ -109,7 +109,7 @@ def send_test(
     else:
         words = "took it" if took_it else "did not take it"
         style = "green" if took_it else "red"
-        output.say(output.styled(name, "bold"), output.styled(f" {words}", style), f": {sent.heard(attempt)}")
+        output.say(output.styled(name, "bold"), output.styled(f" {words}", style), f": {way.heard(attempt)}")
         sent.show_exchange(attempt)
     if not took_it:
         raise typer.Exit(output.FAILED)

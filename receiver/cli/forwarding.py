@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from receiver import retry
-from receiver.cli import output
+from receiver.cli import output, way
 from receiver.cli.clock import now
 from receiver.client import FEED_WAIT, PAGE, ApiProblem, Unreachable, is_away
 from receiver.destinations import webhook
@@ -28,6 +28,7 @@ from receiver.records import Event
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from receiver.cli.signals import Stop
     from receiver.client import Client, Forwarder
     from receiver.destinations.webhook import WebhookOptions
     from receiver.retry import Decision, Result
@@ -53,8 +54,8 @@ class Listening:
 
     Attributes:
         types, since: what is passed over.
-        place: the cursor of the last whole page, and how many events after it are done; set in one go, since Ctrl-C
-            may come between any two steps.
+        place: the cursor of the last whole page, and how many events after it are done.
+        stop: what ends it, while it waits.
         schedule: the waits before each try of an event.
     """
 
@@ -62,20 +63,31 @@ class Listening:
     types: frozenset[str] | None
     since: datetime | None
     place: tuple[str | None, int]
-    json: bool
+    stop: Stop
+    json: bool = False
     schedule: Sequence[timedelta] = SCHEDULE
 
     def skip_to_the_end(self, client: Client) -> None:
         """Page through what is there; the API has no word for `now`."""
         skipped = 0
         while True:
-            page = client.events(after=self.place[0], limit=PAGE)
+            with self.stop.heard():
+                page = client.events(after=self.place[0], limit=PAGE)
             self.place = (page["next_cursor"], 0)
             if not page["data"]:
                 return
             if skipped < MANY <= skipped + len(page["data"]):
                 output.hint("Passing over the events that are there already…")
             skipped += len(page["data"])
+
+    def look(self, client: Client) -> None:
+        """Ask once, and do nothing with the answer.
+
+        Raises:
+            Unreachable, ApiProblem: the service is not there, or does not take the cursor.
+        """
+        with self.stop.heard():
+            client.events(after=self.place[0], limit=1)
 
     def run(self, client: Client, forwarder: Forwarder) -> None:
         """Forward what comes, for ever."""
@@ -107,13 +119,14 @@ class Listening:
         while True:
             asked_at = time.monotonic()
             try:
-                page = client.events(after=self.place[0], limit=PAGE, wait=FEED_WAIT)
+                with self.stop.heard():
+                    page = client.events(after=self.place[0], limit=PAGE, wait=FEED_WAIT)
             except (Unreachable, ApiProblem) as error:
                 if not is_away(error):
                     raise
                 if not tries:
                     output.say(f"the service is away, and waited for: {error}", style="yellow", console=output.err())
-                time.sleep(AWAY_FOR[min(tries, len(AWAY_FOR) - 1)])
+                self._sleep(AWAY_FOR[min(tries, len(AWAY_FOR) - 1)])
                 tries += 1
                 continue
             if tries:
@@ -123,7 +136,11 @@ class Listening:
                 return page
             self.place = (page["next_cursor"], 0)
             if time.monotonic() - asked_at < QUIET_FOR:
-                time.sleep(QUIET_FOR)
+                self._sleep(QUIET_FOR)
+
+    def _sleep(self, seconds: float) -> None:
+        with self.stop.heard():
+            time.sleep(seconds)
 
     def _is_meant(self, item: Document) -> bool:
         if self.types is not None and item["type"] not in self.types:
@@ -141,13 +158,14 @@ class Listening:
             self._tell(event, attempt, answer, decision, took)
             if decision.due_at is None:
                 return
-            time.sleep(max(0.0, (decision.due_at - at).total_seconds()))
+            self._sleep(max(0.0, (decision.due_at - at).total_seconds()))
 
     def _try(self, event: Event, forwarder: Forwarder) -> tuple[HttpResponse | None, Result]:
         steps = webhook.flow(event, self.options, now=now())
         request = next(steps)
         try:
-            answer = forwarder.send(request)
+            with self.stop.heard():
+                answer = forwarder.send(request)
         except EgressError as error:
             return None, retry.from_error(error)
         try:
@@ -176,7 +194,7 @@ class Listening:
             return
         heard = f"{status}" if status else "no answer"
         given_up = "" if decision.due_at else "given up: "
-        words = f" in {took} ms" if is_done else f" in {took} ms; {given_up}{decision.reason}"
+        words = f" in {took} ms" if is_done else f" in {took} ms; {given_up}{way.besides(decision.reason, status)}"
         output.say(
             output.styled(f"{now():%H:%M:%S}", "dim"),
             f"  {event.type:<14}  {event.id}  {event.task_id}  -> ",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -76,27 +75,28 @@ def listen(
       receiver listen --forward-to localhost:3000/hooks --events task.failed,task.lost --since 2h
     """
     from receiver.cli.forwarding import Listening
+    from receiver.cli.signals import Stop
     from receiver.client import Forwarder
 
     if (after is not None) + (since is not None) + from_start > 1:
         raise typer.BadParameter("only one of --after, --since and --from-start can be meant", param_hint="--after")
     options, is_fresh = _options(forward_to, secret)
+    stop = Stop()
     listening = Listening(
         options=options,
         types=_types(events or []),
         since=None if since is None else _moment(since, now()),
         place=(after, 0),
+        stop=stop,
         json=json,
     )
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where the shell that started this said to ignore them
-        signal.signal(number, signal.default_int_handler)
     forwarder = Forwarder()
-    with connect(config, url) as client:
+    with connect(config, url) as client, stop:
         try:
             if after is None and since is None and not from_start:
                 listening.skip_to_the_end(client)
             else:
-                client.events(after=after, limit=1)  # who is not there, or takes no such cursor, is told at once
+                listening.look(client)  # who is not there, or takes no such cursor, is told at once
             _greet(client, options, is_fresh=is_fresh, json=json)
             listening.run(client, forwarder)
         except KeyboardInterrupt:

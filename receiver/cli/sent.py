@@ -32,14 +32,6 @@ def ahead(text: str, now: datetime) -> str:
 # -- attempts ------------------------------------------------------------------------------------------------------
 
 
-def heard(attempt: Document) -> str:
-    """What an attempt came to: `HTTP 500 in 12 ms; it answered 500; tried again in 5 s`."""
-    answer = attempt["response"]
-    words = f"HTTP {answer['status']}" if answer else "no answer"
-    words += f" in {attempt['duration_ms']} ms"
-    return words if attempt["result"] == "ok" else f"{words}; {attempt['reason']}"
-
-
 def show_exchange(attempt: Document, *, indent: int = 2) -> None:
     """Print what was sent, and what came back."""
     request, answer = attempt["request"], attempt["response"]
@@ -81,7 +73,7 @@ def show_deliveries(deliveries: Sequence[Document], *, now: datetime) -> None:
 def _last_words(delivery: Document, now: datetime) -> str:
     attempts = delivery["attempts"]
     if attempts:
-        return output.short(heard(attempts[-1]), 100)
+        return output.short(way.heard(attempts[-1]), 100)
     return f"to be tried {ahead(delivery['due_at'], now)}" if delivery["due_at"] else ""
 
 
@@ -110,7 +102,7 @@ def show_delivery(delivery: Document, *, now: datetime) -> None:
 def _attempt_line(attempt: Document) -> tuple[Text, str, str]:
     style = "green" if attempt["result"] == "ok" else "red"
     by_hand = "again, " if attempt["redelivery"] else ""
-    return output.styled(f"{attempt['number']}", style), way.moment(attempt["started_at"]), by_hand + heard(attempt)
+    return output.styled(f"{attempt['number']}", style), way.moment(attempt["started_at"]), by_hand + way.heard(attempt)
 
 
 def _since(text: str, now: datetime) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+    from types import TracebackType
+    from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,3 +35,43 @@ async def stopped() -> AsyncIterator[asyncio.Event]:
         yield flag
     finally:
         release()
+
+
+class Stop:
+    """Ctrl-C and SIGTERM without a loop: heard at once while something is waited for, and else at the next wait.
+
+    So nothing is cut off between an answer and the note of it. The second one is heard at once wherever it comes.
+    """
+
+    def __init__(self) -> None:
+        """Nothing was asked; nothing is listened for yet."""
+        self._was_asked, self._waits = False, False
+        self._before: list[Any] = []
+
+    def __enter__(self) -> Self:
+        self._before = [signal.signal(number, self._ask) for number in SIGNALS]
+        return self
+
+    def __exit__(self, _type: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+        for number, before in zip(SIGNALS, self._before, strict=True):
+            signal.signal(number, before)
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """While this waits, it may be ended.
+
+        Raises:
+            KeyboardInterrupt: it was.
+        """
+        self._waits = True
+        try:
+            if self._was_asked:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._waits = False
+
+    def _ask(self, _number: int, _frame: object) -> None:
+        again, self._was_asked = self._was_asked, True
+        if self._waits or again:
+            raise KeyboardInterrupt

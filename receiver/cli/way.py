@@ -91,7 +91,7 @@ def _step(task: Document, item: Document, note: str) -> Step:
     if kind == "delivery":
         return Step(at, "delivery", f"to {item['destination']}: {item['state']}{_due(item)}", "yellow")
     style = "green" if item["result"] == "ok" else "red"
-    return Step(at, "delivery", _attempt(item) + (f", {note}" if note else ""), style)
+    return Step(at, "delivery", _tried(item) + (f", {note}" if note else ""), style)
 
 
 def _submission(task: Document, item: Document) -> str:
@@ -109,13 +109,21 @@ def _due(item: Document) -> str:
     return f", due {moment(item['due_at'])}" if item.get("due_at") else ""
 
 
-def _attempt(item: Document) -> str:
-    answer = item.get("response")
-    heard = f"HTTP {answer['status']}" if answer else f"no answer ({item.get('error') or 'unknown'})"
-    words = f"to {item['destination']}: attempt {item['number']}, {heard} in {item['duration_ms']} ms"
-    if item["result"] == "ok":
-        return words
-    return f"{words}; {item['reason']}"
+def heard(attempt: Document) -> str:
+    """What an attempt came to: `HTTP 500 in 12 ms; tried again in 5 s`."""
+    status = attempt["response"]["status"] if attempt["response"] else None
+    words = f"HTTP {status}" if status else "no answer"
+    why = "" if attempt["result"] == "ok" else besides(attempt["reason"], status)
+    return f"{words} in {attempt['duration_ms']} ms{why and '; '}{why}"
+
+
+def besides(reason: str, status: int | None) -> str:
+    """What a reason says besides the status, which a reader has read already."""
+    return reason.removeprefix(f"it answered {status}").lstrip(":; ")
+
+
+def _tried(item: Document) -> str:
+    return f"to {item['destination']}: attempt {item['number']}, {heard(item)}"
 
 
 def show_way(made: Sequence[Step], *, indent: int = 2) -> None:
