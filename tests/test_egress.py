@@ -12,11 +12,12 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import pytest
 import trustme
 from aiohttp.abc import ResolveResult
 
-from receiver.egress import Egress, dialing
+from receiver.egress import Egress, dialing, faults
 from receiver.errors import EgressError
 from receiver.wire import HttpRequest, HttpResponse
 
@@ -566,6 +567,22 @@ async def test_a_header_that_would_split_the_request_is_refused() -> None:
         assert error.stage == "send"
     with pytest.raises(ValueError, match="the upstream header Authorization is not plain ASCII"):
         Egress(base_url="http://127.0.0.1", headers={"Authorization": "Bearer clé"})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        aiohttp.ClientOSError(None, "Can not write request body for http://host/?key=hunter2"),
+        aiohttp.ClientOSError(104, "Can not write request body for http://host/?key=hunter2"),
+        aiohttp.ClientConnectionError("Failed to send bytes into the underlying connection to hunter2"),
+        aiohttp.ClientConnectionResetError("Cannot write to closing transport of hunter2"),
+    ],
+)
+def test_the_words_of_a_broken_connection_are_our_own(error: Exception) -> None:
+    """The library's hold the URL, which may hold a secret."""
+    told = faults.told(error, stood=True, within=1)
+    assert (told.stage, told.sent) == ("reset", True)
+    assert str(told) in {"the other side closed it while the request was sent", "connection reset by peer"}
 
 
 async def test_what_is_closed_sends_nothing() -> None:
