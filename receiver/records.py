@@ -138,6 +138,7 @@ class Event(msgspec.Struct, frozen=True):
     """An immutable fact about a task; its id is the `webhook-id` of everything that is sent of it.
 
     Attributes:
+        task_id: the task's; the event's own id where it is about none, so that its rows, too, have one key.
         data_json: the `data` member of contract section 5.
         skips_json: `[[destination, reason], …]`: the deliveries that were not made.
         seq: its place in the pull feed, given by the writer in the order of commits.
@@ -150,6 +151,11 @@ class Event(msgspec.Struct, frozen=True):
     data_json: str
     skips_json: str = "[]"
     seq: int = 0
+
+    @property
+    def of_task(self) -> TaskId | None:
+        """The task it is about; None for an event about a destination."""
+        return self.task_id if self.task_id.startswith("tsk_") else None
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -183,6 +189,11 @@ class Delivery(msgspec.Struct, frozen=True):
     forced: bool = False
     callback_url: str | None = None
     callback_host: str | None = None
+
+    @property
+    def of_task(self) -> TaskId | None:
+        """The task its event is about; None for an event about a destination."""
+        return self.task_id if self.task_id.startswith("tsk_") else None
 
 
 class Attempt(msgspec.Struct, frozen=True):

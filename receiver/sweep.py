@@ -124,14 +124,15 @@ class Evict(Reads):
 
 @dataclass(frozen=True)
 class Prune(Reads):
-    """The op of one small step of retention: terminal tasks past their age, whose deliveries have ended."""
+    """The op of one small step of retention: terminal tasks past their age, and events of none, once delivered."""
 
     store: Store
     before: datetime
 
     def apply(self, unit: Unit) -> int:
-        """How many tasks went."""
+        """How many went."""
         rows = unit.select(self.store.prune.old, before=self.before, limit=STEP)
+        rows += unit.select(self.store.prune.of_no_task, before=self.before, limit=STEP)
         if rows:
             gone = self.store.dialect.ids(row[0] for row in rows)
             for statement in self.store.prune.deletes:
@@ -228,7 +229,7 @@ class Sweeper:
         refused = self.refusals.drain()
         if refused:
             await self.store.run(NoteRefusals(self.store, refused))
-        return STEP in {len(rescued), len(disowned), pruned}
+        return max(len(rescued), len(disowned), pruned) >= STEP
 
     async def _evict(self, now: datetime) -> None:
         gone = await self.store.run(Evict(self.store, self.destinations, now))
@@ -236,7 +237,7 @@ class Sweeper:
         for delivery in gone:
             self.log.warning(
                 "delivery.cancelled",
-                task_id=delivery.task_id,
+                task_id=delivery.of_task,
                 event_id=delivery.event_id,
                 delivery_id=delivery.id,
                 destination=delivery.destination,
@@ -247,7 +248,7 @@ class Sweeper:
         for delivery in rescued:
             self.log.warning(
                 "lease.rescued",
-                task_id=delivery.task_id,
+                task_id=delivery.of_task,
                 event_id=delivery.event_id,
                 delivery_id=delivery.id,
                 destination=delivery.destination,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from receiver import sweep
-from receiver.ingest import After
+from receiver.ingest import After, Born, record_operator
 from receiver.records import Attempt, Inbox, Refusal
+from receiver.routing import Rule
 from receiver.submit.ops import Accept
 from receiver.sweep import Disown, Evict, FreePolls, NoteRefusals, Prune, Refusals, Rescue, Sweeper
 from tests.rooms import (
@@ -253,6 +256,26 @@ async def test_what_has_not_ended_or_only_now_stays(store: Store, over: dict[str
     at = NOW - timedelta(days=40)
     await put(store, a_task(**{"state": "succeeded", "created_at": at, "finished_at": at, **over}))
     assert await store.run(Prune(store, NOW - timedelta(days=30))) == 0
+
+
+async def test_events_of_no_task_go_too(store: Store) -> None:
+    """By their own age, once delivered, with their deliveries and attempts; those that are younger stay."""
+    old, young, going = NOW - timedelta(days=31), NOW - timedelta(days=1), NOW - timedelta(days=32)
+    made = {}
+    for at, state in ((old, "delivered"), (young, "delivered"), (going, "pending")):
+        born = Born()
+        rules = rulebook(rules=[Rule("sink", events=("destination.paused",))])
+        op = Do(partial(record_operator, kind="destination.paused", rules=rules, now=at, into=born, reason="x"))
+        await store.run(op)
+        [event], [delivery] = born.events, born.waiting
+        assert (event.of_task, delivery.of_task, str(event.task_id)) == (None, None, str(event.id))
+        ended = replace(delivery, state=state, due_at=at if state == "pending" else None)
+        await store.run(Do(lambda unit, ended=ended: unit.put_delivery(ended)))  # type: ignore[misc]
+        made[at] = event.id
+    assert await store.run(Prune(store, NOW - timedelta(days=30))) == 1
+    left = {one for (one,) in rows_of(store, "SELECT id FROM events")}
+    assert left == {made[young], made[going]}
+    assert len(rows_of(store, "SELECT 1 FROM deliveries")) == 2
 
 
 async def test_retention_goes_in_steps(store: Store) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import standardwebhooks
 import svix.webhooks
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 import receiver
@@ -292,3 +293,9 @@ def test_the_registry_names_its_kinds() -> None:
     kind = KINDS["webhook"]
     assert kind is webhook.KIND
     assert (kind.options, kind.flow, kind.masked) == (WebhookOptions, flow, base.masked)
+
+
+def test_a_cloudevent_about_no_task_has_no_subject() -> None:
+    """It may be left out, and must not be empty (CloudEvents 1.0, 3.1)."""
+    event = replace(EVENT, task_id=TaskId(EVENT.id))
+    assert "subject" not in json.loads(attempt(options(format="cloudevents"), event=event).body)

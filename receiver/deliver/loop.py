@@ -101,7 +101,7 @@ class Deliverer:
         delivery = await self.store.run(Redeliver(delivery_id, self.destinations.keys(), self.clock()))
         self.after.log.info(
             "delivery.reopened",
-            task_id=delivery.task_id,
+            task_id=delivery.of_task,
             event_id=delivery.event_id,
             delivery_id=delivery.id,
             destination=delivery.destination,
@@ -325,7 +325,7 @@ class Deliverer:
         if decision.state == "dead":
             self.after.log.error(
                 "delivery.dead",
-                task_id=delivery.task_id,
+                task_id=delivery.of_task,
                 event_id=delivery.event_id,
                 delivery_id=delivery.id,
                 destination=delivery.destination,
@@ -353,7 +353,7 @@ class Deliverer:
     ) -> None:
         """One wide line for every attempt, also where the store was away: it was made all the same."""
         line: dict[str, Any] = {
-            "task_id": delivery.task_id,
+            "task_id": delivery.of_task,
             "event_id": delivery.event_id,
             "delivery_id": delivery.id,
             "destination": delivery.destination,

@@ -133,7 +133,8 @@ def _body(event: Event, form: Literal["standard", "envelope", "cloudevents"], so
     if form == "standard":
         return f'{{"type":"{event.type}","timestamp":"{at}","data":{event.data_json}}}'.encode()
     if form == "cloudevents":
-        head = {"specversion": "1.0", "id": event.id, "type": event.type, "source": source, "subject": event.task_id}
+        head = {"specversion": "1.0", "id": event.id, "type": event.type, "source": source}
+        head |= {"subject": event.of_task} if event.of_task else {}  # it must not be empty (CloudEvents 1.0, 3.1)
         head |= {"time": at, "datacontenttype": "application/json"}
         return msgspec.json.encode(head)[:-1] + f',"data":{event.data_json}}}'.encode()
     envelope = bytes(msgspec.json.decode(event.data_json, type=_Envelope).envelope)

@@ -51,7 +51,7 @@ class After:
         for event in born.events:
             self.log.info(
                 "event.recorded",
-                task_id=event.task_id or None,
+                task_id=event.of_task,
                 upstream_id=task.upstream_id if task else None,
                 event_id=event.id,
                 type=event.type,

@@ -139,17 +139,15 @@ def record_operator(
         "consecutive_failures": consecutive_failures,
         "reason": reason,
     }
-    # One that is about no task stands under no task's id; retention finds it by its age.
-    event = _event(task.id if task else TaskId(""), kind, orjson.dumps(data).decode(), rules, now)
+    event = _event(task.id if task else None, kind, orjson.dumps(data).decode(), rules, now)
     matches = routing.match(event, rules.rules, route=task.route if task else None)
     _stage(unit, event, _deliver(unit, event, matches, rules, into), into)
 
 
-def _event(task_id: TaskId, kind: str, data_json: str, rules: Rulebook, now: datetime) -> Event:
+def _event(task_id: TaskId | None, kind: str, data_json: str, rules: Rulebook, now: datetime) -> Event:
     ms = int(now.timestamp() * 1000)
-    return Event(
-        id=ids.event_id(ms, rules.entropy(10)), task_id=task_id, type=kind, created_at=now, data_json=data_json
-    )
+    event_id = ids.event_id(ms, rules.entropy(10))
+    return Event(id=event_id, task_id=task_id or TaskId(event_id), type=kind, created_at=now, data_json=data_json)
 
 
 def _deliver(unit: Unit, event: Event, matches: Sequence[Match], rules: Rulebook, into: Born) -> list[tuple[str, str]]:

@@ -10,6 +10,8 @@ from receiver.store.rows import Prepared
 from receiver.store.schema import attempts, counters, deliveries, events, inbox, payloads, tasks
 
 if TYPE_CHECKING:
+    from sqlalchemy import Column, ColumnElement
+
     from receiver.store.dialect import Dialect
 
 
@@ -18,18 +20,26 @@ class PruneQuestions:
 
     def __init__(self, dialect: Dialect) -> None:
         """Compile them."""
-        under_way = exists(
-            select(literal_column("1")).where(
-                deliveries.c.task_id == tasks.c.id,
-                deliveries.c.state.in_([literal_column("'pending'"), literal_column("'leased'")]),
-            )
-        )
+
+        def under_way(key: Column[str]) -> ColumnElement[bool]:
+            going = deliveries.c.state.in_([literal_column("'pending'"), literal_column("'leased'")])
+            return exists(select(literal_column("1")).where(deliveries.c.task_id == key, going))
+
         self.old = Prepared(
             select(tasks.c.id)
             # What has ended, and only that, has a `finished_at`; a condition on the state would draw the planner away
             # from the index that is in order, and every step would sort all that is old.
-            .where(tasks.c.created_at < bindparam("before"), tasks.c.finished_at < bindparam("before"), ~under_way)
+            .where(tasks.c.created_at < bindparam("before"), tasks.c.finished_at < bindparam("before"))
+            .where(~under_way(tasks.c.id))
             .order_by(tasks.c.created_at)
+            .limit(bindparam("limit")),
+            dialect.core,
+        )
+        self.of_no_task = Prepared(
+            select(events.c.task_id)
+            .where(events.c.task_id == events.c.id, events.c.created_at < bindparam("before"))
+            .where(~under_way(events.c.task_id))
+            .order_by(events.c.created_at)
             .limit(bindparam("limit")),
             dialect.core,
         )

@@ -124,6 +124,8 @@ events = Table(
 )
 Index("events_by_task", events.c.task_id)
 Index("events_in_order", events.c.seq)
+_of_no_task = events.c.task_id == events.c.id
+Index("events_of_no_task", events.c.created_at, sqlite_where=_of_no_task, postgresql_where=_of_no_task)
 
 deliveries = Table(
     "deliveries",

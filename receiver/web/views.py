@@ -60,7 +60,7 @@ def delivery(row: Delivery, attempts: Sequence[Attempt]) -> dict[str, Any]:
     return {
         "id": row.id,
         "event_id": row.event_id,
-        "task_id": row.task_id or None,  # an operator event may be about none
+        "task_id": row.of_task,
         "destination": row.destination,
         "state": row.state,
         "attempt_count": row.attempt_count,

@@ -20,6 +20,15 @@ def upgrade() -> None:
     )
     op.execute("INSERT INTO counters (name, value) SELECT 'event_seq', coalesce(max(seq), 0) FROM events")
     op.create_index("events_in_order", "events", ["seq"], unique=False)
+    of_no_task = sa.text("task_id = id")
+    op.create_index(
+        "events_of_no_task",
+        "events",
+        ["created_at"],
+        unique=False,
+        sqlite_where=of_no_task,
+        postgresql_where=of_no_task,
+    )
 
     for name in ("retried", "forced"):
         op.add_column("deliveries", sa.Column(name, sa.Boolean(), server_default=sa.text("(false)"), nullable=False))
