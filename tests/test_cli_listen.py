@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from standardwebhooks import Webhook
 
-from receiver.cli.forwarding import Listening
+from receiver.cli.forwarding import LONGEST, Listening, _capped
 from receiver.cli.signals import Stop
 from receiver.client import Forwarder
 from receiver.destinations.webhook import WebhookOptions
+from receiver.retry import Result
 from tests.cli_world import receiver, up, wait_until_ready
 from tests.outbox_world import SECRET, Outbox, outbox, sink
 from tests.test_client import answer, serving
@@ -206,6 +207,20 @@ def test_a_service_that_goes_away_is_waited_for(tmp_path: Path) -> None:
             service.end()
 
 
+def test_all_pages_that_are_there_are_passed_over(tmp_path: Path) -> None:
+    """The end is an empty page, not a short one: a page also ends where it gets too large."""
+    old, new = (
+        {"id": f"evt_{name}", "type": "task.lost", "timestamp": "2026-01-31T12:00:00.000Z", "data": {"task_id": "t"}}
+        for name in ("old", "new")
+    )
+    pages = [answer({"data": data, "next_cursor": str(n)}) for n, data in enumerate([[old], [old, old], [], [new]], 1)]
+    refusal = answer({"type": "/docs/problems/unauthorized"}, 401)
+    with sink() as made, serving(*pages, refusal) as (url, asked):
+        receiver("listen", "--forward-to", made.url, "--url", url, cwd=tmp_path)
+    assert [one.id for one in made.arrivals] == ["evt_new"]
+    assert [re.findall(r"after=(\d+)|$", path)[0] for _, path, _, _ in asked] == ["", "1", "2", "3", "4"]
+
+
 def test_a_cursor_that_is_none_is_a_matter_of_usage(at: Outbox) -> None:
     """2, before anything is forwarded."""
     done = receiver("listen", "--forward-to", at.sink.url, "--after", "nonsense!", cwd=at.folder)
@@ -225,6 +240,25 @@ def test_a_key_that_is_not_taken_any_more_ends_it_with_the_cursor(tmp_path: Path
     assert "no such key" in done.stderr
     assert "--after 6" in done.stderr
     assert arrival.id == "evt_1"
+
+
+def test_an_event_may_be_nested_deeper_than_some_writers_can_go(tmp_path: Path) -> None:
+    """What an upstream said is passed on as it came; one odd event must not end the listening for good."""
+    deep: Any = "here"
+    for _ in range(400):
+        deep = {"in": deep}
+    event = {"id": "evt_1", "type": "task.lost", "timestamp": "2026-01-31T12:00:00.000Z", "data": {"deep": deep}}
+    pages = [answer({"data": [event], "next_cursor": "6"}), answer({"type": "/docs/problems/unauthorized"}, 401)]
+    with sink() as made, serving(pages[0], *pages) as (url, _):
+        receiver("listen", "--forward-to", made.url, "--from-start", "--url", url, cwd=tmp_path)
+        [arrival] = made.arrivals
+    assert json.loads(arrival.body)["data"] == {"deep": deep}
+
+
+def test_no_answer_holds_up_what_is_behind_it_for_hours() -> None:
+    """A Retry-After counts, but not for longer than half a minute."""
+    for asked, wait in ((None, None), (timedelta(seconds=7), timedelta(seconds=7)), (timedelta(hours=3), LONGEST)):
+        assert _capped(Result("throttled", "it answered 503", retry_after=asked)).retry_after == wait
 
 
 def test_an_event_that_never_arrives_is_given_up(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from standardwebhooks import Webhook
 
+from receiver.cli import app
 from tests.cli_world import environment, receiver, up, write_config
 from tests.outbox_world import SECRET, TOKEN, Outbox, destination, outbox, sink, told
+from tests.test_cli import COMMANDS as OTHER_COMMANDS
 from tests.test_client import answer, serving
 
 if TYPE_CHECKING:
@@ -66,6 +68,19 @@ def test_every_command_explains_itself_with_an_example(command: str, tmp_path: P
     assert re.search(rf"Example:\s+receiver {command}", ended.stdout)
     assert "--config" in ended.stdout
     assert "--json" in ended.stdout
+
+
+def test_every_command_is_in_one_of_the_lists() -> None:
+    """A new command is asked for its help and its example, too."""
+    named = {
+        f"{group.name} {command.name or command.callback.__name__}"
+        for group in app.registered_groups
+        if group.typer_instance is not None
+        for command in group.typer_instance.registered_commands
+        if command.callback is not None
+    }
+    named |= {command.callback.__name__ for command in app.registered_commands if command.callback is not None}
+    assert named == {*COMMANDS, *OTHER_COMMANDS}
 
 
 @pytest.mark.parametrize(
@@ -134,6 +149,16 @@ def test_preview_follows_the_format(tmp_path: Path, form: str) -> None:
         assert body.keys() == {"code", "msg", "data"}
     else:
         assert (body["source"], body["type"]) == ("http://127.0.0.1:1", "task.succeeded")
+
+
+def test_a_limit_beyond_a_page_goes_on_over_pages(tmp_path: Path) -> None:
+    """No page is asked for more than it can hold, and no more in all than was asked for."""
+    pages = [answer({"data": [{"id": n}] * n, "next_cursor": f"c{n}"}) for n in (200, 50)]
+    with serving(*pages) as (url, asked):
+        ended = receiver("deliveries", "list", "--limit", "250", "--json", "--url", url, cwd=tmp_path)
+    found = json.loads(told(ended))
+    assert (len(found["data"]), found["next_cursor"]) == (250, "c50")
+    assert [path.partition("?")[2] for _, path, _, _ in asked] == ["limit=200", "limit=50&cursor=c200"]
 
 
 # -- deliveries --------------------------------------------------------------------------------------------------------
@@ -273,6 +298,14 @@ def test_a_replay_of_what_cannot_be_is_a_matter_of_usage(at: Outbox) -> None:
         assert (ended.returncode, ended.stdout) == (2, "")
         assert words in ended.stderr
     assert told(ask(at, "replays", "list", "--limit", "1", "--json")) == before
+
+
+def test_a_replay_that_may_have_begun_is_told_as_such(tmp_path: Path) -> None:
+    """The connection breaks after the request: 3, it is not sent again, and where to look is said."""
+    with serving((0, {}, b"")) as (url, asked):
+        ended = receiver("replay", "--url", url, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, len(asked)) == (3, "", 1)
+    assert "receiver replays list" in ended.stderr
 
 
 def replays(*states: tuple[str, int]) -> list[Any]:

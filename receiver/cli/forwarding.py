@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
 from receiver import retry
 from receiver.cli import output, way
 from receiver.cli.clock import now
@@ -206,12 +204,14 @@ class Listening:
 def _event(item: Document) -> Event:
     """An item of the feed as the record it was made from, so that the kind's flow writes the same body."""
     data = item["data"]
+    # Not by orjson: it reads what is nested deeper than it can write.
+    text = jsons.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return Event(
         id=EventId(item["id"]),
         task_id=TaskId(data.get("task_id") or ""),
         type=item["type"],
         created_at=datetime.fromisoformat(item["timestamp"]),
-        data_json=orjson.dumps(data).decode(),
+        data_json=text,
     )
 
 

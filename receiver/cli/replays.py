@@ -67,12 +67,23 @@ def replay(
       receiver replay --state all --since 2026-01-31T08:00:00Z --until 2026-01-31T09:00:00Z --no-wait
     """
     with connect(config, url) as client:
-        started = client.start_replay(destination=destination, since=since, until=until, state=state.value)
+        started = _start(client, destination=destination, since=since, until=until, state=state.value)
         if no_wait:
             _tell_started(started, json=json)
             return
         ended = _watch(client, started, quiet=json)
     _tell_ended(ended, json=json)
+
+
+def _start(client: Client, **which: str | None) -> Document:
+    from receiver.client import Unreachable
+
+    try:
+        return client.start_replay(**which)
+    except Unreachable as error:
+        if error.sent:
+            error.add_note("It may have begun all the same: receiver replays list")
+        raise
 
 
 @app.command("list")
