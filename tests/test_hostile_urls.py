@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 
 from receiver import config
@@ -24,9 +26,12 @@ from receiver.ids import EventId
 from receiver.wire import HttpRequest
 from tests.hostile_urls import QUOTAS, Herd, Hostile, herd
 from tests.played_internet import PUBLIC, Internet, internet
+from tests.world import PRO, World, script
+from tests.world import world as built
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -160,6 +165,93 @@ async def test_a_rebinding_name_is_asked_once_a_connection(world: tuple[Internet
             assert net.looked_up[name] == number + 1
     assert net.private() == []
     assert net.home.counted() == 0
+
+
+# -- as tasks' own callback_urls, through the whole service ------------------------------------------------------------
+
+AS_SERVED = pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
+
+
+REFUSED = ("not connected, the address is not allowed", "the name could not be resolved")
+"""How the attempts begin that connected nothing."""
+
+
+@asynccontextmanager
+async def guarded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, allow_private: bool
+) -> AsyncIterator[tuple[World, Internet, Herd]]:
+    """A whole world, in which nothing but the service and the emulator is known to the guard."""
+
+    def change(given: dict[str, Any]) -> None:
+        given["security"]["allow_private_callbacks"] = allow_private
+        given["upstream"]["max_concurrency"] = AT_ONCE
+        given["delivery"]["schedule"] = ["0s"]
+        given["destinations"] = []
+
+    async with built(folder, change=change) as here, internet(monkeypatch) as net:
+        upstream = urlsplit(here.settings["upstream"]["base_url"])
+        net.known = {here.settings["server"]["port"], upstream.port or 0}
+        roaming = herd(net.ports, PUBLIC)
+        net.names.update(roaming.names)
+        yield here, net, roaming
+
+
+async def submitted(here: World, herd: Sequence[Hostile]) -> dict[str, int]:
+    """What `POST /tasks` says to each URL as a task's callback_url."""
+    # aiohttp: here it takes half the time of the world's own client.
+    async with aiohttp.ClientSession(headers={"authorization": here.api.headers["authorization"]}) as api:
+
+        async def submit(one: Hostile) -> Way:
+            given = {"video": "https://example.com/in.mp4", "prompt": script(render=0)}
+            body = json.dumps({"route": PRO, "input": given, "callback_url": one.url})
+            async with api.post(str(here.api.base_url) + "tasks", data=body) as answer:
+                await answer.read()
+                return "told", answer.status
+
+        return {url: status for url, (_, status) in (await all_of(herd, submit)).items()}
+
+
+async def attempts(here: World, count: int) -> list[dict[str, Any]]:
+    """The attempts at callback_urls, once there are so many deliveries and all of them have ended."""
+    found: list[dict[str, Any]] = []
+
+    async def all_ended() -> bool:
+        found[:] = []
+        page: dict[str, Any] = {"next_cursor": ""}
+        while page["next_cursor"] is not None:
+            asked = {"destination": "@callback", "limit": "200"}
+            asked |= {"cursor": page["next_cursor"]} if page["next_cursor"] else {}
+            page = (await here.api.get("/deliveries", params=asked)).json()
+            found.extend(page["data"])
+        return len(found) == count and {one["state"] for one in found} <= {"delivered", "dead"}
+
+    await here.eventually(all_ended)
+    return [attempt for one in found for attempt in one["attempts"]]
+
+
+@AS_SERVED
+async def test_no_hostile_callback_url_is_connected_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same two thousand, submitted: refused, or their deliveries end in words; no connect, no connection."""
+    async with guarded(tmp_path, monkeypatch, allow_private=False) as (here, net, roaming):
+        told = await submitted(here, roaming.every)
+        assert set(told.values()) == {201, 422}
+        taken = [one for one in roaming.every if told[one.url] == 201]
+        made = await attempts(here, len(taken))
+        assert len(made) == len(taken) > 500
+        failed = [one["error"] for one in made if one["response"] is None]
+        assert [words for words in failed if not words.startswith(REFUSED)] == []
+        assert net.private() == []
+        assert net.home.counted() == 0
+
+
+@AS_SERVED
+async def test_with_leave_callback_urls_come_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The converse, with `security.allow_private_callbacks`."""
+    async with guarded(tmp_path, monkeypatch, allow_private=True) as (here, net, roaming):
+        home = [one for one in roaming.every if one.home]
+        assert set((await submitted(here, home)).values()) == {201}
+        assert [one for one in await attempts(here, len(home)) if one["result"] != "ok"] == []
+        assert net.home.counted() > 0
 
 
 def test_the_herd_is_two_thousand_and_the_same_every_time() -> None:
