@@ -6,6 +6,7 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -206,3 +207,28 @@ async def test_every_secret_signs_oldest_first(tmp_path: Path) -> None:
             svix.webhooks.Webhook(secret).verify(one.body, alone)
         with pytest.raises(svix.webhooks.WebhookVerificationError):
             svix.webhooks.Webhook(NEXT).verify(one.body, one.headers)
+
+
+async def test_what_is_sent_again_by_hand_is_signed_with_the_new_secrets(tmp_path: Path) -> None:
+    """Redelivered, and replayed, long after the old secret has gone: the same id and bytes, signed afresh each time."""
+    async with consumer() as to, world(tmp_path, change=made(to, [OLD], as_destination)) as here:
+        event_id = await event_of(here, await submitted(here, to, as_destination))
+        as_destination(here.settings, [NEW])
+        await here.restart()
+        to.secret = NEW
+        [delivery] = (await here.api.get("/deliveries")).json()["data"]
+        again = await here.api.post(f"/deliveries/{delivery['id']}/redeliver")
+        await to.until(lambda: len(to.copies(event_id)) == 2)
+        await here.eventually(lambda: here.all_delivered(delivery["task_id"]))
+        replay = await here.api.post("/replays", json={"state": "delivered"})
+        await to.until(lambda: len(to.copies(event_id)) == 3)
+        await here.eventually(lambda: here.all_delivered(delivery["task_id"]))
+        assert (again.status_code, replay.status_code) == (202, 202)
+        assert to.bad == []
+        assert len({one.body for one in to.copies(event_id)}) == 1
+        attempts = (await here.api.get(f"/deliveries/{delivery['id']}")).json()["attempts"]
+        assert [(one["number"], one["result"]) for one in attempts] == [(1, "ok"), (2, "ok"), (3, "ok")]
+        assert [one["redelivery"] for one in attempts] == [False, True, True]
+        for one, copy in zip(attempts, to.copies(event_id), strict=True):
+            stamp = int(datetime.fromisoformat(one["started_at"]).timestamp())
+            assert one["request"]["headers"]["webhook-timestamp"] == copy.headers["webhook-timestamp"] == str(stamp)
