@@ -14,9 +14,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from collections import Counter, defaultdict
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -28,6 +25,7 @@ import tomli_w
 
 from receiver.emulator import Emulator, EmulatorOptions, running
 from tests import world
+from tests.victim import Victim, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -56,112 +54,10 @@ FAULTS = {
 }
 
 
-NEST = """
-import os, sys
-import receiver.app, receiver.cli
-for _ in sys.stdin:
-    pid = os.fork()
-    if not pid:
-        os.dup2(2, 1)
-        from receiver.__main__ import main
-        main()
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-"""Hatches `receiver serve` with everything imported: kills are then a third of a second apart, and not two seconds."""
-
-
 def _configure(given: dict[str, Any]) -> None:
     given["polling"] |= {"callback_grace": "300ms", "interval": "100ms", "max_interval": "300ms", "deadline": "4s"}
     given["delivery"]["schedule"] = ["0s"] + ["100ms"] * 20
     given["logging"]["level"] = "info"
-
-
-@dataclass
-class Victim:
-    """The process, and when it was killed."""
-
-    config: Path
-    url: str
-    kills: list[float] = field(default_factory=list)
-    up: asyncio.Event = field(default_factory=asyncio.Event)
-    _pid: int = 0
-    _cold: subprocess.Popen[bytes] | None = None
-    _nest: subprocess.Popen[bytes] | None = None
-
-    def spawn_cold(self) -> None:
-        """Start it as a user does."""
-        with self.config.with_suffix(".log").open("ab") as log:
-            command = [sys.executable, "-m", "receiver", "serve", "--config", str(self.config)]
-            self._cold = subprocess.Popen(command, stdout=log, stderr=log)
-        self._pid = self._cold.pid
-
-    def spawn(self) -> None:
-        """Start it from the nest."""
-        self._cold = None
-        if self._nest is None:
-            with self.config.with_suffix(".log").open("ab") as log:
-                command = [sys.executable, "-c", NEST, "serve", "--config", str(self.config)]
-                self._nest = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
-        assert self._nest.stdin is not None
-        assert self._nest.stdout is not None
-        self._nest.stdin.write(b"\n")
-        self._nest.stdin.flush()
-        self._pid = int(self._nest.stdout.readline())
-
-    async def ready(self) -> None:
-        """Wait until it answers."""
-        async with httpx.AsyncClient(trust_env=False) as client:
-
-            async def answers() -> bool:
-                assert self._lives(), "it ended by itself:\n" + self.last_words()
-                try:
-                    return (await client.get(f"{self.url}/livez")).is_success
-                except httpx.TransportError:
-                    return False
-
-            await _until(answers, "the service to answer")
-        self.up.set()
-
-    def _lives(self) -> bool:
-        if self._cold is not None:
-            return self._cold.poll() is None
-        try:
-            os.kill(self._pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """It does nothing more after this line."""
-        self.up.clear()
-        os.kill(self._pid, number)
-        self.kills.append(time.monotonic())
-
-    async def gone(self) -> int:
-        """Its exit code, once it has ended."""
-        return await asyncio.to_thread(self._wait)
-
-    def _wait(self) -> int:
-        pid, self._pid = self._pid, 0
-        assert pid
-        if self._cold is not None:
-            return self._cold.wait(20)
-        assert self._nest is not None
-        assert self._nest.stdout is not None
-        return int(self._nest.stdout.readline())
-
-    def end(self) -> None:
-        """Leave nothing behind."""
-        if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
-            self._wait()
-        if self._nest is not None:
-            self._nest.communicate()
-
-    def last_words(self) -> str:
-        """The end of its log."""
-        return self.config.with_suffix(".log").read_text()[-3000:]
 
 
 @dataclass
@@ -251,15 +147,8 @@ class Scene:
         async def grown() -> bool:
             return count() >= enough
 
-        await _until(grown, "another one", every=0.001)
+        await until(grown, "another one", every=0.001)
         self.victim.kill()
-
-
-async def _until(holds: Callable[[], Any], what: str, *, limit: float = 30.0, every: float = 0.02) -> None:
-    ends = time.monotonic() + limit
-    while not await holds():
-        assert time.monotonic() < ends, f"waited {limit} s for {what}"
-        await asyncio.sleep(every)
 
 
 @asynccontextmanager
@@ -288,7 +177,7 @@ async def test_killed_at_any_moment_it_loses_nothing(tmp_path: Path) -> None:
             await _rampage(scene)
             scene.over = True
             await asyncio.gather(*callers)
-            await _until(lambda: _settled(scene), "everything to end")
+            await until(lambda: _settled(scene), "everything to end")
         finally:
             for caller in callers:
                 caller.cancel()
