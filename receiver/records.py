@@ -16,6 +16,8 @@ from receiver.ids import AttemptId, DeliveryId, EventId, ReplayId, TaskId
 from receiver.lifecycle import DeliveryState, HealthState, Replayed, ReplayState, ResultKind, Seen, TaskState
 
 Via = Literal["callback", "poll"]
+Lookup = Literal["feed", "task"]
+"""The two lookup routes: `POST /runway/feed` and `GET /runwayml/v1/tasks/{id}`."""
 Verdict = Literal["accepted", "duplicate", "late", "progress", "odd", "unreadable"]
 Oddity = Literal[
     "other-id",  # the body names another task id than the recorded one
@@ -121,7 +123,11 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Inbox(msgspec.Struct, frozen=True):
-    """One observation as it was received: a callback's or a lookup's raw body, and what was made of it."""
+    """One observation as it was received: a callback's or a lookup's raw body, and what was made of it.
+
+    Attributes:
+        asked: which lookup route gave it.
+    """
 
     id: str
     task_id: TaskId
@@ -132,6 +138,7 @@ class Inbox(msgspec.Struct, frozen=True):
     content_type: str | None
     digest: bytes
     raw: bytes
+    asked: Lookup | None = None
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -281,3 +288,21 @@ class Replay(msgspec.Struct, frozen=True):
     replayed: int = 0
     cursor: str = ""
     finished_at: datetime | None = None
+
+
+class Repeat(msgspec.Struct, frozen=True):
+    """An Idempotency-Key and what it was answered, kept as long as its task.
+
+    Attributes:
+        id: the digest of the key.
+        request: the digest of what was asked under it.
+        status: of the answer, with its content type and body; None while there is none.
+    """
+
+    id: str
+    task_id: TaskId
+    created_at: datetime
+    request: str
+    status: int | None = None
+    content_type: str | None = None
+    body: bytes | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from receiver import app
+from receiver.app import service
 from tests.world import I2V, PRO, V2V, script, world
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ async def test_a_submission_that_hangs_past_its_timeout_is_ambiguous_after_the_s
 
 async def test_a_hanging_attempt_is_handed_back_on_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A destination hangs: the stop does not wait for it longer than it drains; the next process delivers."""
-    monkeypatch.setattr(app, "DRAIN_FOR", 0.3)
+    monkeypatch.setattr(service, "DRAIN_FOR", 0.3)
 
     def change(given: dict[str, Any]) -> None:
         given["delivery"]["timeout"] = "60s"

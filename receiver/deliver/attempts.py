@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from receiver import retry
+from receiver import ids, retry
+from receiver.destinations.sample import sample_event
 from receiver.errors import EgressError
-from receiver.records import Attempt
-from receiver.retry import Result
+from receiver.records import Attempt, Delivery
+from receiver.retry import Decision, Result
 from receiver.wire import HttpRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from receiver.deliver.lanes import Destination
     from receiver.egress import Egress
     from receiver.ids import AttemptId
     from receiver.logs import Logger
-    from receiver.records import Delivery, Event
-    from receiver.retry import Decision
+    from receiver.records import Event
     from receiver.wire import HttpResponse
 
 KEPT_BYTES = 16 * 1024
@@ -61,6 +62,32 @@ async def attempt(
         log.error("delivery.failed", event_id=event.id, destination=destination.name, error=repr(error))
         fault = f"a fault of the kind {destination.kind.name} ({type(error).__name__}); the log has more"
         return Outcome(request, None, Result("transient", fault))
+
+
+async def sample(
+    egress: Egress,
+    destination: Destination,
+    clock: Callable[[], datetime],
+    entropy: Callable[[int], bytes],
+    log: Logger,
+) -> Attempt:
+    """Send a sample event; the attempt, which belongs to no delivery and is not stored."""
+    started = clock()
+    ms = int(started.timestamp() * 1000)
+    event = sample_event(event_id=ids.event_id(ms, entropy(10)), now=started)
+    delivery = Delivery(
+        id=ids.delivery_id(ms, entropy(10)),
+        event_id=event.id,
+        task_id=event.task_id,
+        destination=destination.name,
+        state="leased",
+        created_at=started,
+        due_at=None,
+    )
+    outcome = await attempt(egress, destination, delivery, event, started, log)
+    decision = Decision("delivered" if outcome.result.kind == "ok" else "dead", None, outcome.result.reason)
+    attempt_id = ids.attempt_id(ms, entropy(10))
+    return recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=clock())
 
 
 def recorded(

@@ -8,13 +8,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from receiver import ids, retry
-from receiver.deliver.attempts import attempt, recorded
+from receiver.deliver.attempts import attempt, recorded, sample
 from receiver.deliver.lanes import Lane
 from receiver.deliver.ops import Attempted, Claim, HandBack, Redeliver, Turn
-from receiver.destinations.sample import sample_event
 from receiver.errors import NotFound, StoreUnavailable
-from receiver.records import Delivery, Health
-from receiver.retry import Decision
+from receiver.records import Health
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +23,8 @@ if TYPE_CHECKING:
     from receiver.egress import Egress
     from receiver.ids import DeliveryId
     from receiver.ingest import After, Rulebook
-    from receiver.records import Attempt, Event
+    from receiver.records import Attempt, Delivery, Event
+    from receiver.retry import Decision
     from receiver.store import Store
     from receiver.wire import HttpResponse
 
@@ -141,28 +140,9 @@ class Deliverer:
             NotFound: it is not configured.
         """
         destination = self._with_health(name)
-        started = self.clock()
-        ms = int(started.timestamp() * 1000)
-        event = sample_event(event_id=ids.event_id(ms, self.rules.entropy(10)), now=started)
-        sample = Delivery(
-            id=ids.delivery_id(ms, self.rules.entropy(10)),
-            event_id=event.id,
-            task_id=event.task_id,
-            destination=name,
-            state="leased",
-            created_at=started,
-            due_at=None,
-        )
-        outcome = await attempt(self.egress, destination, sample, event, started, self.after.log)
-        decision = Decision("delivered" if outcome.result.kind == "ok" else "dead", None, outcome.result.reason)
-        ended = self.clock()
-        self.after.log.info("destination.tested", destination=name, result=outcome.result.kind, reason=decision.reason)
-        return recorded(
-            ids.attempt_id(ms, self.rules.entropy(10)),
-            *(destination, sample, outcome, decision),
-            started_at=started,
-            ended_at=ended,
-        )
+        made = await sample(self.egress, destination, self.clock, self.rules.entropy, self.after.log)
+        self.after.log.info("destination.tested", destination=name, result=made.result, reason=made.reason)
+        return made
 
     def _with_health(self, name: str) -> Destination:
         destination = self.destinations.get(name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import bindparam, exists, literal_column, select
 
 from receiver.store.rows import Prepared
-from receiver.store.schema import attempts, counters, deliveries, events, inbox, payloads, tasks
+from receiver.store.schema import attempts, counters, deliveries, events, inbox, payloads, repeats, tasks
 
 if TYPE_CHECKING:
     from sqlalchemy import Column, ColumnElement
@@ -51,6 +51,7 @@ class PruneQuestions:
                 (events, events.c.task_id),
                 (inbox, inbox.c.task_id),
                 (payloads, payloads.c.task_id),
+                (repeats, repeats.c.task_id),
                 (tasks, tasks.c.id),
             )
         ]

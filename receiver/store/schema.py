@@ -109,6 +109,7 @@ inbox = Table(
     Column("content_type", Text),
     Column("digest", LargeBinary, nullable=False),
     Column("raw", LargeBinary, nullable=False),
+    Column("asked", String(8)),
 )
 
 events = Table(
@@ -237,3 +238,17 @@ replays = Table(
 )
 _running = replays.c.state == "running"
 Index("replays_running", replays.c.id, sqlite_where=_running, postgresql_where=_running)
+
+repeats = Table(
+    "repeats",
+    metadata,
+    Column("id", String(64), primary_key=True, nullable=False),
+    _id("task_id"),
+    _time("created_at", required=True),
+    Column("request", String(64), nullable=False),
+    Column("status", Integer),
+    Column("content_type", Text),
+    Column("body", LargeBinary),
+    comment="Idempotency-Keys and what they were answered; they go with their task",
+)
+Index("repeats_by_task", repeats.c.task_id)

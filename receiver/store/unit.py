@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from receiver.ids import DeliveryId, ReplayId, TaskId
-    from receiver.records import Attempt, Delivery, Event, Health, Inbox, Refusal, Replay, Task
+    from receiver.records import Attempt, Delivery, Event, Health, Inbox, Refusal, Repeat, Replay, Task
     from receiver.store.dialect import Dialect
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -60,6 +60,10 @@ class Statements:
         self.replays = Rows(records.Replay, schema.replays, core)
         self.replays_by_id = Prepared(
             select(*self.replays.columns).where(dialect.among(schema.replays.c.id, "ids")), core
+        )
+        self.repeats = Rows(records.Repeat, schema.repeats, core)
+        self.repeats_by_id = Prepared(
+            select(*self.repeats.columns).where(dialect.among(schema.repeats.c.id, "ids")), core
         )
         counters = schema.counters
         mine = counters.c.name == literal_column(f"'{EVENT_SEQ}'")
@@ -121,7 +125,8 @@ class Unit:
         self._tasks = _Table(statements.tasks)
         self._deliveries = _Table(statements.deliveries)
         self._health: _Table[Health] | None = None
-        self._replays: _Table[Replay] | None = None
+        self._replays = _Table(statements.replays)
+        self._repeats = _Table(statements.repeats)
         self._inbox: list[Inbox] = []
         self._digests: set[tuple[str, str, bytes]] = set()
         self._events: list[Event] = []
@@ -252,17 +257,23 @@ class Unit:
 
     def replay(self, replay_id: ReplayId) -> Replay | None:
         """The replay as this transaction sees it."""
-        if self._replays is None:
-            self._replays = _Table(self._statements.replays)
         self._read(self._replays, self._statements.replays_by_id, [replay_id])
         return self._replays.known[replay_id]
 
     def put_replay(self, replay: Replay) -> None:
         """Stage a replay, new or changed."""
         self.changes += 1
-        known = self.replay(replay.id)
-        assert self._replays is not None  # noqa: S101 -- just read
-        (self._replays.add if known is None else self._replays.put)(replay)
+        (self._replays.put if self.replay(replay.id) else self._replays.add)(replay)
+
+    def repeat(self, key: str) -> Repeat | None:
+        """What is known of an Idempotency-Key."""
+        self._read(self._repeats, self._statements.repeats_by_id, [key])
+        return self._repeats.known[key]
+
+    def put_repeat(self, repeat: Repeat) -> None:
+        """Stage what is known of an Idempotency-Key, new or changed."""
+        self.changes += 1
+        (self._repeats.put if self.repeat(repeat.id) else self._repeats.add)(repeat)
 
     # -- the database --------------------------------------------------------------------------------------------
 
@@ -277,7 +288,9 @@ class Unit:
         self.changes += 1
         self._tasks.known.clear()
         self._deliveries.known.clear()
-        self._health = self._replays = None
+        self._health = None
+        self._replays.known.clear()
+        self._repeats.known.clear()
         return self._connection.execute(prepared.sql, prepared.values(**named)).rowcount
 
     def tasks_where(self, prepared: Prepared, **named: Any) -> list[Task]:
@@ -305,9 +318,10 @@ class Unit:
         self._write(s.refusals.insert.sql, s.refusals.encode, self._refusals)
         self._write(s.payload_add.sql, tuple, self._payloads)
         self._write(s.payload_drop.sql, tuple, self._dropped)
-        for table in (self._health, self._replays):
-            if table is not None:
-                self._save(table)
+        self._save(self._replays)
+        self._save(self._repeats)
+        if self._health is not None:
+            self._save(self._health)
 
     def _in_order(self) -> None:
         """Give the staged events their places in the feed: the counter moves in the same transaction."""

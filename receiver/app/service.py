@@ -1,0 +1,230 @@
+"""All rooms of one process, connected, started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from receiver import deliver, logs
+from receiver.app import terms
+from receiver.app.chance import Entropy, clock
+from receiver.config import secrets_of
+from receiver.egress import Egress
+from receiver.errors import ConfigError
+from receiver.ingest import After, Lane, Rulebook
+from receiver.poll import Poller
+from receiver.routing import OWN_CALLBACK
+from receiver.store import Store, migrations
+from receiver.submit import Submitter
+from receiver.sweep import Refusals, Sweeper
+from receiver.web import Front
+from receiver.web.api import Api
+from receiver.web.callbacks import CallbackDoor
+from receiver.web.feed import Feed
+from receiver.web.guard import Guard
+from receiver.web.health import Health
+from receiver.web.outbox import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from receiver.config import Config
+    from receiver.store.dialect import ServeLock
+
+DRAIN_FOR = 7.0
+"""Seconds that requests and attempts under way have on SIGTERM; with what follows, the exit is within 10 s."""
+RESTART_FOR = 1.0
+"""Seconds before a loop that fell over is started again."""
+
+
+@dataclass
+class Service:
+    """All rooms of one process, connected.
+
+    Attributes:
+        front: the ASGI application.
+    """
+
+    config: Config
+    store: Store
+    egress: Egress
+    submitter: Submitter
+    poller: Poller
+    deliverer: deliver.Deliverer
+    replayer: deliver.Replayer
+    sweeper: Sweeper
+    after: After
+    lock: ServeLock
+    front: Front = field(init=False)
+    _loops: list[asyncio.Task[None]] = field(default_factory=list)
+    _stopping: bool = False
+
+    def __post_init__(self) -> None:
+        """Put the edge in front of the rooms."""
+        config = self.config
+        rules = self.sweeper.rules
+        door = CallbackDoor(
+            self.store, rules, self.after, self.sweeper.refusals, self.after.log, clock, config.security.signing_keys
+        )
+        guard = Guard(config.security.api_keys)
+        outbox = Outbox(self.store, self.deliverer, self.replayer, guard, clock)
+        feed = Feed(self.store, self.after, guard)
+        api = Api(
+            store=self.store,
+            submitter=self.submitter,
+            rules=rules,
+            after=self.after,
+            guard=guard,
+            clock=clock,
+            max_submission=config.server.max_submission,
+            destinations=frozenset(destination.name for destination in config.destinations),
+            lookup_for=2 * config.upstream.timeout.total_seconds(),
+        )
+        probes = Health(self.store, self.reasons)
+        path = urlsplit(config.server.public_url or "").path.rstrip("/")
+        self.front = Front(door, [*api.routes(), *outbox.routes(), *feed.routes(), *probes.routes()], public_path=path)
+
+    @classmethod
+    async def start(cls, config: Config) -> Service:
+        """Open the database, take back what a dead process held, and start the loops.
+
+        Raises:
+            StoreUnavailable: the database cannot be opened, or another process serves it.
+            ConfigError: the schema is not up to date, and `database.migrate` is false.
+        """
+        log = logs.get()
+        logs.hide(*secrets_of(config))
+        url = config.database.url
+        service_lock = _lock(url)
+        try:
+            await asyncio.to_thread(_migrate, config)
+            store = Store.open(url)
+        except BaseException:
+            service_lock.release()
+            raise
+        egress = Egress(base_url=config.upstream.base_url, headers=terms.upstream_headers(config))
+        after = After(log)
+        destinations = {d.name: terms.destination(config, d) for d in config.destinations}
+        destinations[OWN_CALLBACK] = terms.own_callbacks(config)
+        # Chance from the operating system: ids are guessed by nobody, and no two processes draw the same.
+        dice, entropy = random.SystemRandom(), Entropy()
+        rules = Rulebook(
+            rules=[terms.rule(d) for d in config.destinations],
+            lanes={name: Lane(d.schedule[0], d.lease_for) for name, d in destinations.items()},
+            room=lambda name: deliverer.room(name),  # noqa: PLW0108 -- each knows the other; it is made below
+            entropy=entropy,
+            draw=dice.random,
+            polling=terms.polling(config),
+            confirm=config.upstream.confirm_callbacks,
+        )
+        deliverer = deliver.Deliverer(
+            store=store,
+            egress=egress,
+            destinations=destinations,
+            rules=rules,
+            after=after,
+            clock=clock,
+            max_concurrency=config.delivery.max_concurrency,
+        )
+        replayer = deliver.Replayer(store, list(destinations), log, clock, entropy, deliverer.wake)
+        submitter = Submitter(store, egress, rules, terms.terms(config), after, log, clock)
+        timeout = config.upstream.timeout.total_seconds()
+        poller = Poller(
+            store=store,
+            egress=egress,
+            rules=rules,
+            after=after,
+            log=log,
+            clock=clock,
+            timeout=timeout,
+            max_concurrency=config.polling.max_concurrency,
+        )
+        sweeper = Sweeper(
+            store=store,
+            rules=rules,
+            refusals=Refusals(entropy),
+            after=after,
+            log=log,
+            clock=clock,
+            destinations=list(destinations),
+            keep_for=config.retention.tasks,
+            wake_deliver=deliverer.wake,
+        )
+        after.take, after.deliver, after.poll = deliverer.take, deliverer.wake, poller.wake
+        service = cls(config, store, egress, submitter, poller, deliverer, replayer, sweeper, after, service_lock)
+        try:
+            await sweeper.recover()
+        except BaseException:
+            await service.close()
+            raise
+        # What is here now stays: the collector need not walk through it again and again (15 us of each callback).
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 100)
+        for name, loop in (
+            ("submit", submitter.run),
+            ("poll", poller.run),
+            ("deliver", deliverer.run),
+            ("replay", replayer.run),
+            ("sweep", sweeper.run),
+        ):
+            service._loops.append(asyncio.create_task(service._kept_up(name, loop), name=name))
+        return service
+
+    async def _kept_up(self, name: str, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A loop that falls over is told of and started again: a fault in one task must not stop all others."""
+        while not self._stopping:
+            try:
+                await loop()
+            except Exception:
+                self.after.log.exception("loop.failed", loop=name)
+            if not self._stopping:  # nor may one that only returned come back without a breath
+                await asyncio.sleep(RESTART_FOR)
+
+    def reasons(self) -> list[str]:
+        """Why the service is not ready, in words."""
+        reasons = ["the service is stopping"] if self._stopping else []
+        reasons += self.submitter.trouble.values()
+        if self.poller.trouble is not None:
+            reasons.append(self.poller.trouble)
+        return reasons
+
+    async def drain(self) -> None:
+        """Take nothing new; finish what is under way, or give it back (contract: SIGTERM)."""
+        self._stopping = True
+        self.after.release()
+        self.sweeper.stop()
+        self.replayer.stop()
+        await asyncio.gather(self.submitter.stop(), self.poller.stop(), self.deliverer.stop(DRAIN_FOR))
+
+    async def close(self) -> None:
+        """Let go of everything; to be called after `drain`."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self.egress.aclose()
+        await self.store.close()
+        self.lock.release()
+        self.after.log.info("service.stopped")
+
+
+def _lock(url: str) -> ServeLock:
+    from receiver.store.dialect import open_dialect
+
+    return open_dialect(url).claim_for_serving()
+
+
+def _migrate(config: Config) -> None:
+    url = config.database.url
+    if config.database.migrate:
+        migrations.upgrade(url)
+        return
+    at, head = migrations.current(url), migrations.head()
+    if at != head:
+        raise ConfigError(
+            [f"database.migrate is false and the schema is {at or 'empty'}, not {head}: run `receiver db upgrade`"]
+        )
