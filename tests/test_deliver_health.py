@@ -14,10 +14,11 @@ from msgspec.structs import replace as changed
 
 from receiver.app import clock
 from receiver.deliver import Claim, HandBack
-from receiver.deliver.lanes import Lane, Pace
+from receiver.deliver.lanes import Lane
 from receiver.errors import Conflict, NotFound
 from receiver.health import Terms
 from receiver.ids import DeliveryId
+from receiver.pace import Pace
 from receiver.records import Health
 from receiver.routing import OWN_CALLBACK, Rule
 from receiver.sweep import Rescue

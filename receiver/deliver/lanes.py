@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from receiver.pace import Pace
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -62,30 +64,6 @@ class Destination:
         if delivery.callback_url is None:
             return self.options
         return self.options.model_copy(update={"url": delivery.callback_url})
-
-
-class Pace:
-    """A destination's `rate`: never more than so many starts in any span of that length, bursts included."""
-
-    def __init__(self, count: float, per: timedelta) -> None:
-        """Nothing started yet; a fraction of an attempt is one attempt in a longer span."""
-        whole = max(1, int(count))
-        self._per = per * (whole / count)
-        self._starts: deque[datetime] = deque(maxlen=whole)
-
-    def free(self, now: datetime) -> int:
-        """How many may start now."""
-        starts, most = self._starts, self._starts.maxlen or 1
-        within = sum(1 for at in starts if now - at < self._per) if starts else 0
-        return most - within
-
-    def next_at(self, now: datetime) -> datetime:
-        """When one may start next."""
-        return now if self.free(now) > 0 else self._starts[0] + self._per
-
-    def spend(self, now: datetime) -> None:
-        """One starts."""
-        self._starts.append(now)
 
 
 @dataclass
