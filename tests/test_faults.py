@@ -19,8 +19,8 @@ import pytest
 import svix.webhooks
 from standardwebhooks import Webhook
 
-from tests.fault_cases import LONG, RECEIVED, SHORT, Case, all_cases
-from tests.fault_proxy import Endless, Hang, Relay, Say, Take, answered
+from tests.fault_cases import BROKE, LONG, RECEIVED, SHORT, Case, all_cases
+from tests.fault_proxy import Close, Endless, Hang, Relay, Reset, Say, Step, Take, answered
 from tests.fault_stage import CERTIFICATES, HIDDEN, JITTER, WAITS, Met, at, end_of, faulty, meet
 from tests.world import SECRET
 
@@ -126,7 +126,8 @@ def test_it_arrives_once_the_fault_is_gone(case: Case, run: tuple[dict[str, Met]
     """Exactly: the same id and bytes each time, and every attempt's time and signature its own, verified twice over."""
     met = run[0][case.name]
     assert met.delivery["state"] == "delivered"
-    assert len(met.received) == case.copies
+    more = len(met.attempts) - (1 if case.result == "ok" else 2)  # a busy machine can miss a short timeout again
+    assert case.copies <= len(met.received) <= case.copies + more
     for one in met.attempts:
         headers = one["request"]["headers"]
         assert headers["webhook-id"] == met.delivery["event_id"]
@@ -170,7 +171,7 @@ async def test_a_slot_is_free_when_the_time_is_up(tmp_path: Path) -> None:
         (Take(), Endless(b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.002)),
         (Take(), Say(b"HTTP/1.1 500 No\r\n\r\n"), Endless(b"x", SHORT / 5)),
     ]
-    case = Case("narrow", "", timeout=SHORT)
+    case = Case("narrow", "", timeout=SHORT / 2)
     async with faulty(tmp_path, [case], max_concurrency=1, schedule=["0s"]) as (here, between):
         proxy = between["narrow"]
         proxy.script[:] = forever
@@ -196,12 +197,23 @@ async def test_an_answer_too_many_delivers_nothing(tmp_path: Path) -> None:
 
 async def test_a_kept_connection_that_breaks_is_an_attempt_like_any_other(tmp_path: Path) -> None:
     """It answered one event and resets within the next: that one is tried again, on a new connection."""
-    case = Case("kept", "", (Relay(answer=RECEIVED + 10), Hang()), timeout=SHORT)
+    case = Case("kept", "", (Relay(answer=RECEIVED + 10), Reset()))
     async with faulty(tmp_path, [case]) as (here, between):
         first = await meet(here, "kept", between["kept"])
         second = await meet(here, "kept", between["kept"])
     assert [one["result"] for one in first.attempts] == ["ok"]
     assert [one["result"] for one in second.attempts] == ["transient", "ok"]
-    assert "no answer within" in second.attempts[0]["error"]
+    assert second.attempts[0]["error"].startswith(BROKE)
     assert [len(met.received) for met in (first, second)] == [1, 2]
     assert between["kept"].connections == 2
+
+
+@pytest.mark.parametrize("end", [Close(), Reset()])
+async def test_a_kept_connection_that_ends_while_nothing_is_asked_costs_no_attempt(tmp_path: Path, end: Step) -> None:
+    """As a server does that keeps it for a shorter time than we would."""
+    case = Case("idle", "", (Relay(answer=RECEIVED), end))
+    async with faulty(tmp_path, [case]) as (here, between):
+        for count in (1, 2):
+            met = await meet(here, "idle", between["idle"])
+            assert [one["result"] for one in met.attempts] == ["ok"]
+            assert (len(met.received), between["idle"].connections) == (1, count)
