@@ -102,7 +102,8 @@ def decide(result: Result, *, attempt: int, schedule: Sequence[timedelta], now: 
     if result.kind == "permanent":
         return Decision("dead", None, f"{result.reason}; it is not tried again")
     if attempt >= len(schedule):
-        return Decision("dead", None, f"{result.reason}; this was the last of {len(schedule)} attempts")
+        spent = f"the last of {len(schedule)} attempts" if len(schedule) > 1 else "the only attempt"
+        return Decision("dead", None, f"{result.reason}; this was {spent}")
     wait, asked = schedule[attempt] * (1 + jitter), min(result.retry_after or _ZERO, MAX_RETRY_AFTER)
     if asked > wait:
         return Decision("pending", now + asked, f"{result.reason}; tried again in {_words(asked)}, as it asked")

@@ -61,8 +61,9 @@ def test_the_table_knows_every_kind() -> None:
 
 
 def test_a_schedule_of_one_entry_is_one_attempt() -> None:
-    """As many attempts as entries."""
-    assert decide(Result("transient", "why"), attempt=1, schedule=[0 * S], now=NOW, jitter=0).state == "dead"
+    """As many attempts as entries; of one it is not said that it was the last of several."""
+    decision = decide(Result("transient", "why"), attempt=1, schedule=[0 * S], now=NOW, jitter=0)
+    assert (decision.state, decision.reason) == ("dead", "why; this was the only attempt")
 
 
 @given(
