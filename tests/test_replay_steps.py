@@ -352,10 +352,10 @@ async def test_what_ends_later_is_not_part_of_it(room: Room, which: Replayed, st
     await put(room.store, *given, *on_its_way)
     replay = await room.replayer.start(which=which)
     room.now = later(HOUR + 60)
-    waits = []
-    room.between = lambda _: waits.append(room.write(outcome(one, state, later(HOUR + 1)) for one in on_its_way))
-    await room.to_end(replay)
-    assert len(waits) == 2
+    await room.for_steps(1, replay)
+    await room.write(outcome(one, state, later(HOUR + 1)) for one in on_its_way)
+    [last] = await room.to_end(replay)
+    assert last.cursor == on_its_way[-1].id, "they were seen, and left"
     replay = await room.replay(replay.id)
     assert (replay.state, replay.matched, replay.replayed) == ("done", STEP, STEP)
     assert await room.opened() == ids_of(given)
