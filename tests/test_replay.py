@@ -48,6 +48,8 @@ BYSTANDERS = 10
 SLOTS = 8
 """Attempts at once: as many may come twice for each kill, and no more."""
 STEPPED = 200
+PATIENCE = 60.0
+"""Seconds; ten thousand deliveries take about ten."""
 AT_ONCE = 1_000
 MS = timedelta(milliseconds=1)
 
@@ -185,9 +187,9 @@ class Scene:
             self.database.with_name(self.database.name + beside).unlink(missing_ok=True)
         shutil.copy(self._templates[count], self.database)
         if state != "dead":
-            with closing(sqlite3.connect(self.database)) as beside, beside:
+            with closing(sqlite3.connect(self.database)) as other, other:
                 turned = f"case state when 'dead' then '{state}' when '{state}' then 'dead' else state end"
-                beside.execute(f"update deliveries set state = {turned} where {self.mine}")
+                other.execute(f"update deliveries set state = {turned} where {self.mine}")
         self.sink.received.clear()
         self.sink.arrived = lambda _one: None
         self.leased.clear()
@@ -249,7 +251,7 @@ class Scene:
                 struck.set()
 
         self.sink.arrived = strike
-        async with asyncio.timeout(world.PATIENCE):
+        async with asyncio.timeout(PATIENCE):
             await struck.wait()
         self.sink.arrived = lambda _one: None
 
@@ -274,7 +276,7 @@ class Scene:
                               f"state = 'pending' and due_at < {_ms(clock()) + 3_600_000} limit 1")  # fmt: skip
             return state != "running" and not going
 
-        await until(done, "the replay and its deliveries to end", limit=60, every=0.05)
+        await until(done, "the replay and its deliveries to end", limit=PATIENCE, every=0.05)
 
     # -- the judgement ---------------------------------------------------------------------------------------------
 
