@@ -60,7 +60,7 @@ def ended(command: Running, number: signal.Signals = signal.SIGINT) -> str:
 def events_of(at: Outbox, *task_ids: str) -> list[str]:
     """The ids of the events in the feed that are of these tasks, oldest first."""
     with at.client() as client:
-        feed = client.events(limit=200)["data"]
+        feed = client.event_page(limit=200)["data"]
     return [one["id"] for one in feed if one["data"]["task_id"] in task_ids]
 
 
@@ -82,7 +82,7 @@ def test_new_events_are_forwarded_signed_with_the_secret_it_prints(at: Outbox) -
     assert [arrival.id] == events_of(at, task_id)
     assert (told[1], told[2], told[3], told[4]) == ("task.succeeded", arrival.id, task_id, "204")
     with at.client() as client:
-        [item] = [one for one in client.events(limit=200)["data"] if one["id"] == arrival.id]
+        [item] = [one for one in client.event_page(limit=200)["data"] if one["id"] == arrival.id]
     assert item == {"id": arrival.id, **event}
 
 
@@ -120,7 +120,7 @@ def test_the_cursor_is_behind_the_last_event_that_is_done(at: Outbox) -> None:
 
 def _cursor_now(at: Outbox) -> str:
     with at.client() as client:
-        page = client.events(limit=200)
+        page = client.event_page(limit=200)
         assert len(page["data"]) < 200
     return str(page["next_cursor"])
 
@@ -180,7 +180,7 @@ def test_it_can_begin_in_the_past(at: Outbox) -> None:
     """--from-start forwards everything that is kept, --since what is not older."""
     at.task("past")
     with at.client() as client:
-        feed = client.events(limit=200)["data"]
+        feed = client.event_page(limit=200)["data"]
     for path, arguments in (("/start", ["--from-start"]), ("/since", ["--since", feed[-1]["timestamp"]])):
         wanted = [one["id"] for one in (feed if path == "/start" else feed[-1:])]
         with listening(at, path, *arguments) as command:

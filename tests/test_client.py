@@ -275,8 +275,8 @@ def test_what_goes_out_is_asked_for_as_the_contract_writes_it() -> None:
         client.test_destination("a")
         client.pause_destination("a")
         client.resume_destination("@callback")
-        client.events()
-        client.events(after="7", limit=3, wait=1.5)
+        client.event_page()
+        client.event_page(after="7", limit=3, wait=1.5)
     assert [f"{method} {path.removeprefix('/api/v1')} {body.decode()}".strip() for method, path, _, body in asked] == [
         "GET /deliveries?state=dead%2Cpending&destination=a&task=tsk_1&limit=2&cursor=c",
         "GET /deliveries",

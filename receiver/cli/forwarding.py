@@ -70,7 +70,7 @@ class Listening:
         skipped = 0
         while True:
             with self.stop.heard():
-                page = client.events(after=self.place[0], limit=PAGE)
+                page = client.event_page(after=self.place[0], limit=PAGE)
             self.place = (page["next_cursor"], 0)
             if not page["data"]:
                 return
@@ -85,7 +85,7 @@ class Listening:
             Unreachable, ApiProblem: the service is not there, or does not take the cursor.
         """
         with self.stop.heard():
-            client.events(after=self.place[0], limit=1)
+            client.event_page(after=self.place[0], limit=1)
 
     def run(self, client: Client, forwarder: Forwarder) -> None:
         """Forward what comes, for ever."""
@@ -105,7 +105,7 @@ class Listening:
             return before
         try:
             # Only the end of a page has a cursor, so a page is asked for that ends there.
-            page = client.events(after=before, limit=done)
+            page = client.event_page(after=before, limit=done)
         except (Unreachable, ApiProblem):
             return before
         cursor: str = page["next_cursor"]
@@ -118,7 +118,7 @@ class Listening:
             asked_at = time.monotonic()
             try:
                 with self.stop.heard():
-                    page = client.events(after=self.place[0], limit=PAGE, wait=FEED_WAIT)
+                    page = client.event_page(after=self.place[0], limit=PAGE, wait=FEED_WAIT)
             except (Unreachable, ApiProblem) as error:
                 if not is_away(error):
                     raise

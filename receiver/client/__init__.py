@@ -1,7 +1,8 @@
-"""A small client of our own API (contract 4.3), for users and for the command line.
+"""A small client of our own API (contract 4.3), for users and for the command line; and `verify` for what we send.
 
 It asks and reads the answer. It decides nothing, follows no redirect, takes no proxy from the environment, and repeats
-nothing that was sent: a submission is paid for. Documents come back as they are, plain dicts.
+nothing that was sent: a submission is paid for. Documents come back as they are, plain dicts. `AsyncClient` has the
+same methods, to be awaited.
 
     with Client("http://127.0.0.1:8000", key) as receiver:
         task = receiver.submit("runway/pro/video2video", {"video": "https://…", "prompt": "a cat"})
@@ -9,34 +10,43 @@ nothing that was sent: a submission is paid for. Documents come back as they are
 
     ReceiverError
     ├── Unreachable    no usable answer; `sent` tells whether the request may have arrived
-    └── ApiProblem     it answered no, with a problem document (RFC 9457)
+    ├── ApiProblem     it answered no, with a problem document (RFC 9457)
+    └── Unverified     a webhook that is none of ours; `flaw` tells why
+
+HTTP is imported by the clients when they are made: who only verifies need not wait for it.
 """
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-import httpx
 import orjson
 
 from receiver import __version__
-from receiver.client.asking import ANSWER_FOR, PAGE, ApiProblem, Document, Unreachable, is_away
+from receiver.client.asking import PAGE, Answer, ApiProblem, Document, Question, Unreachable, is_away
+from receiver.client.driving import AsyncStream, Course, Stream, follow, follow_async
 from receiver.client.outbox import FEED_WAIT, Outbox
-from receiver.client.tasks import Tasks
-from receiver.errors import EgressError
+from receiver.client.tasks import Tasks, submission
+from receiver.client.verifying import Event, Unverified, verify
+from receiver.errors import EgressError, ReceiverError, SecretError
 from receiver.wire import HttpResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
 
+    import httpx
+
+    from receiver.client.asking import Flow
     from receiver.wire import HttpRequest
 
 __all__ = [
-    "FEED_WAIT", "PAGE", "ApiProblem", "Client", "Document", "Forwarder", "Unreachable", "is_away", "is_emulator",
+    "FEED_WAIT", "PAGE", "Answer", "ApiProblem", "AsyncClient", "AsyncStream", "Client", "Document", "Event",
+    "Forwarder", "Question", "ReceiverError", "SecretError", "Stream", "Unreachable", "Unverified", "is_away",
+    "is_emulator", "submission", "verify",
 ]  # fmt: skip
 
 CONNECT_FOR: Final = 5.0
@@ -46,8 +56,11 @@ FORWARD_FOR: Final = 15.0
 KEPT_BYTES: Final = 16 * 1024
 """What is read of such an answer, as of a destination's."""
 
+_Awaited = Coroutine[Any, Any, Document]
+_AwaitedMany = Coroutine[Any, Any, list[Document]]
 
-class Client(Tasks, Outbox):
+
+class Client(Tasks[Document, list[Document], Stream], Outbox[Document, list[Document], Stream]):
     """One receiver service, asked over one connection pool. Not for several threads at once."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
@@ -56,19 +69,10 @@ class Client(Tasks, Outbox):
         Raises:
             ValueError: `url` is no absolute http(s) URL, or `key` cannot be sent in a header.
         """
-        try:
-            base = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise ValueError(f"{url!r} is no URL: {error}") from None
-        if base.scheme not in {"http", "https"} or not base.host:
-            raise ValueError(f"{url!r} is no URL of a service: one such as http://127.0.0.1:8000 is wanted")
-        if key is not None and (not key.isprintable() or not key.strip()):
-            raise ValueError("the API key is empty, or has characters that no header can carry")
-        self.url = url.rstrip("/")
-        headers = {b"user-agent": f"receiver-client/{__version__}".encode(), b"accept": b"application/json"}
-        if key is not None:
-            headers[b"authorization"] = b"Bearer " + key.encode()
-        self._http = httpx.Client(headers=headers, trust_env=False, follow_redirects=False)
+        import httpx
+
+        self.url, options = _opened(url, key)
+        self._http = httpx.Client(**options)
 
     def __enter__(self) -> Self:
         return self
@@ -80,51 +84,144 @@ class Client(Tasks, Outbox):
         """Let go of the connections."""
         self._http.close()
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, Any] | None = None,
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
-        seconds: float = ANSWER_FOR,
-    ) -> Document:
-        content = None if body is None else orjson.dumps(body)
-        sent = dict(headers or {}) | ({} if body is None else {"content-type": "application/json"})
-        asked = {name: str(value) for name, value in (query or {}).items() if value is not None and value != ""}
-        try:
-            answer = self._http.request(
-                method,
-                f"{self.url}/api/v1{path}",
-                params=asked or None,
-                content=content,
-                headers=sent,
-                timeout=httpx.Timeout(seconds, connect=CONNECT_FOR),
-            )
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Unreachable(f"nothing answers at {self.url} ({_words(error)})", sent=False) from error
-        except httpx.TimeoutException as error:
-            raise Unreachable(f"{self.url} gave no answer in {seconds:g} s", sent=True) from error
-        except httpx.HTTPError as error:
-            raise Unreachable(f"the connection to {self.url} broke: {_words(error)}", sent=True) from error
-        return self._read(answer)
+    def send(self, question: Question) -> Answer:
+        """Ask anything of the API; every other method is this and a question that it knows how to put.
 
-    def _read(self, answer: httpx.Response) -> Document:
+        Raises:
+            ApiProblem: it answered no.
+            Unreachable: there is no usable answer.
+        """
+        import httpx
+
         try:
-            document = orjson.loads(answer.content)
-        except orjson.JSONDecodeError:
-            document = None
-        if isinstance(document, dict) and answer.is_success:
-            return document
-        if isinstance(document, dict) and "type" in document and not answer.is_redirect:
-            raise ApiProblem(answer.status_code, document)
-        hint = "is this the address of the service?"
-        if answer.is_redirect:
-            hint = f"it leads to {answer.headers.get('location', 'nowhere')[:200]}; redirects are not followed"
-        raise Unreachable(
-            f"{self.url} answered {answer.status_code}, and not as a receiver does: {hint}", sent=True
-        ) from None
+            return _read(self.url, self._http.request(**_put(self.url, question)))
+        except httpx.HTTPError as error:
+            raise _unreachable(self.url, question, error) from error
+
+    def _one(self, flow: Flow[Document]) -> Document:
+        course = Course(flow)
+        follow(course, self.send)
+        return course.result
+
+    def _many(self, flow: Flow[list[Document]]) -> list[Document]:
+        course = Course(flow)
+        follow(course, self.send)
+        return course.result
+
+    def _stream(self, flow: Flow[None], cursor: str | None = None) -> Stream:
+        return Stream(flow, cursor, self.send)
+
+
+class AsyncClient(Tasks[_Awaited, _AwaitedMany, AsyncStream], Outbox[_Awaited, _AwaitedMany, AsyncStream]):
+    """The same, to be awaited: `await client.task(…)`, `async for event in client.events()`."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        """As `Client`."""
+        import httpx
+
+        self.url, options = _opened(url, key)
+        self._http = httpx.AsyncClient(**options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, _type: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        await self._http.aclose()
+
+    async def send(self, question: Question) -> Answer:
+        """As `Client.send`."""
+        import httpx
+
+        try:
+            return _read(self.url, await self._http.request(**_put(self.url, question)))
+        except httpx.HTTPError as error:
+            raise _unreachable(self.url, question, error) from error
+
+    async def _one(self, flow: Flow[Document]) -> Document:
+        course = Course(flow)
+        await follow_async(course, self.send)
+        return course.result
+
+    async def _many(self, flow: Flow[list[Document]]) -> list[Document]:
+        course = Course(flow)
+        await follow_async(course, self.send)
+        return course.result
+
+    def _stream(self, flow: Flow[None], cursor: str | None = None) -> AsyncStream:
+        return AsyncStream(flow, cursor, self.send)
+
+
+# -- what both send, and how both read -----------------------------------------------------------------------------
+
+
+def _opened(url: str, key: str | None) -> tuple[str, dict[str, Any]]:
+    """The base, and what both kinds of httpx client are made with."""
+    import httpx
+
+    try:
+        base = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{url!r} is no URL: {error}") from None
+    if base.scheme not in {"http", "https"} or not base.host:
+        raise ValueError(f"{url!r} is no URL of a service: one such as http://127.0.0.1:8000 is wanted")
+    if key is not None and (not key.isprintable() or not key.strip()):
+        raise ValueError("the API key is empty, or has characters that no header can carry")
+    headers = {b"user-agent": f"receiver-client/{__version__}".encode(), b"accept": b"application/json"}
+    if key is not None:
+        headers[b"authorization"] = b"Bearer " + key.encode()
+    return url.rstrip("/"), {"headers": headers, "trust_env": False, "follow_redirects": False}
+
+
+def _put(url: str, question: Question) -> dict[str, Any]:
+    """A question as the arguments of a request."""
+    import httpx
+
+    headers = dict(question.headers)
+    if question.body is not None:
+        headers["content-type"] = "application/json"
+    params = {name: str(value) for name, value in question.query.items() if value is not None and value != ""}
+    return {
+        "method": question.method,
+        "url": f"{url}/api/v1{question.path}",
+        "params": params or None,
+        "content": None if question.body is None else orjson.dumps(question.body),
+        "headers": headers,
+        "timeout": httpx.Timeout(question.seconds, connect=CONNECT_FOR),
+    }
+
+
+def _unreachable(url: str, question: Question, error: httpx.HTTPError) -> Unreachable:
+    import httpx
+
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return Unreachable(f"nothing answers at {url} ({_words(error)})", sent=False)
+    if isinstance(error, httpx.TimeoutException):
+        return Unreachable(f"{url} gave no answer in {question.seconds:g} s", sent=True)
+    return Unreachable(f"the connection to {url} broke: {_words(error)}", sent=True)
+
+
+def _read(url: str, answer: httpx.Response) -> Answer:
+    try:
+        document = orjson.loads(answer.content)
+    except orjson.JSONDecodeError:
+        document = None
+    if isinstance(document, dict) and answer.is_success:
+        return Answer(answer.status_code, dict(answer.headers), document)
+    if isinstance(document, dict) and "type" in document and not answer.is_redirect:
+        asked = answer.headers.get("retry-after", "")
+        wait = float(asked) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", asked) else None
+        raise ApiProblem(answer.status_code, document, retry_after=wait)
+    hint = "is this the address of the service?"
+    if answer.is_redirect:
+        hint = f"it leads to {answer.headers.get('location', 'nowhere')[:200]}; redirects are not followed"
+    raise Unreachable(f"{url} answered {answer.status_code}, and not as a receiver does: {hint}", sent=True)
+
+
+# -- for the command line ------------------------------------------------------------------------------------------
 
 
 class Forwarder:
@@ -134,6 +231,8 @@ class Forwarder:
     """
 
     def __init__(self) -> None:
+        import httpx
+
         # A connection each: one that a restarted application left half open would look like a broken answer.
         limits = httpx.Limits(max_keepalive_connections=0)
         self._http = httpx.Client(trust_env=False, follow_redirects=False, limits=limits)
@@ -148,6 +247,8 @@ class Forwarder:
         Raises:
             EgressError: there is no usable answer in 15 s.
         """
+        import httpx
+
         began = time.monotonic()
         try:
             with self._http.stream(
@@ -170,6 +271,8 @@ class Forwarder:
 
 def _head(answer: httpx.Response, ends: float) -> tuple[bytes, bool]:
     """The first bytes of a body, and whether there was more, or it broke off: the status has been heard by then."""
+    import httpx
+
     body = b""
     try:
         for part in answer.iter_raw():
@@ -187,6 +290,8 @@ def _words(error: Exception) -> str:
 
 def is_emulator(base_url: str) -> bool:
     """Whether the emulated upstream (`receiver emulator`) answers at `base_url`; asking it costs nothing anywhere."""
+    import httpx
+
     try:
         answer = httpx.get(f"{base_url.rstrip('/')}/_emulator/report", trust_env=False, timeout=CONNECT_FOR)
         notes = orjson.loads(answer.content)

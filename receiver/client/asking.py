@@ -1,19 +1,19 @@
-"""What every part of the client stands on: how it asks, how it bears with a service that is away, what can go wrong.
+"""What every part of the client stands on: questions as data, flows of them, what can go wrong.
 
-No HTTP here; that is done in the package's own module alone.
+A method describes what is asked, once: as one question, or as a flow, a generator that yields what is to be done next
+and is sent the answers. No HTTP here and no waiting: that is the business of the two clients, in the package's module.
 """
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from receiver.errors import ReceiverError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 Document = dict[str, Any]
 
@@ -28,6 +28,9 @@ LOOK_EVERY: Final = 2.0
 PAUSE_FOR: Final = 0.25
 """Seconds between looks that are answered at once."""
 _TOO_MANY, _BROKEN = 429, 500
+
+
+# -- what can go wrong ---------------------------------------------------------------------------------------------
 
 
 class Unreachable(ReceiverError):
@@ -51,20 +54,77 @@ class ApiProblem(ReceiverError):
         status: of the answer.
         problem: the problem document.
         kind: the last part of its type: `invalid-input`, `conflict`, …
+        retry_after: seconds that it asked to be left alone for; None where it did not.
     """
 
     code = "api-problem"
 
-    def __init__(self, status: int, problem: Document) -> None:
+    def __init__(self, status: int, problem: Document, *, retry_after: float | None = None) -> None:
         super().__init__(str(problem.get("detail") or problem.get("title") or f"it answered {status}"))
         self.status = status
         self.problem = problem
         self.kind = str(problem.get("type", "")).rpartition("/")[2]
+        self.retry_after = retry_after
 
 
 def is_away(error: Unreachable | ApiProblem) -> bool:
     """Whether asking again later may help: nobody answered, or it was too much, or the fault is the service's own."""
-    return isinstance(error, Unreachable) or error.status == _TOO_MANY or error.status >= _BROKEN
+    if isinstance(error, Unreachable):
+        return True
+    # A refusal of the upstream is passed on, as a 502 where it is about the account: the answer stays what it is.
+    return error.status == _TOO_MANY or (error.status >= _BROKEN and error.kind != "upstream-refused")
+
+
+# -- what is asked -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request to the API.
+
+    Attributes:
+        path: behind `/api/v1`.
+        query: members that are None or empty are left out.
+        body: is sent as JSON; None for no body.
+        seconds: for the answer.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, Any] = field(default_factory=dict)
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = ANSWER_FOR
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A good answer: its status, its headers (names in lower case) and its document."""
+
+    status: int
+    headers: Mapping[str, str]
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A step of a flow: wait."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A step of a flow: hand these out; `cursor` is where it goes on behind them, None at the end."""
+
+    items: list[Document]
+    cursor: str | None
+
+
+T = TypeVar("T")
+Step: TypeAlias = Question | Pause | Found
+Flow: TypeAlias = Generator[Step, Any, T]
+"""Yields steps, is sent the `Answer` to each question (or thrown its error), and returns what came of it."""
 
 
 def segment(text: str) -> str:
@@ -72,60 +132,99 @@ def segment(text: str) -> str:
     return quote(text, safe="").replace(".", "%2E")
 
 
-class Asking(ABC):
-    """Asks one service; what it is asked is the business of those who inherit."""
+def asked(question: Question) -> Flow[Document]:
+    """One question; the document."""
+    answer: Answer = yield question
+    return answer.document
+
+
+def patient(question: Question, patience: float) -> Flow[Document]:
+    """The same, asked again while the service is away, for at most `patience` seconds. For what changes nothing."""
+    began = time.monotonic()
+    while True:
+        try:
+            return (yield from asked(question))
+        except (Unreachable, ApiProblem) as error:
+            left = began + patience - time.monotonic()
+            if not is_away(error) or left <= 0:
+                raise
+            yield Pause(min(max(PAUSE_FOR, getattr(error, "retry_after", None) or 0.0), max(left, PAUSE_FOR)))
+
+
+def until(
+    look: Callable[[], Question],
+    is_enough: Callable[[Document], bool],
+    *,
+    patience: float,
+    seen: Callable[[Document], None] | None = None,
+) -> Flow[Document]:
+    """Look until it is enough; for `patience` seconds in a row a service that is away is waited for."""
+    while True:
+        asked_at = time.monotonic()
+        found = yield from patient(look(), patience)
+        if seen is not None:
+            seen(found)
+        if is_enough(found):
+            return found
+        if time.monotonic() - asked_at < PAUSE_FOR:  # also a service that is stopping, which waits for nobody
+            yield Pause(PAUSE_FOR)
+
+
+def paged(path: str, query: Mapping[str, Any], cursor: str | None = None) -> Flow[None]:
+    """Every item of a list, newest first; pages are asked for as they are needed."""
+    while True:
+        page = yield from asked(Question("GET", path, {**query, "limit": PAGE, "cursor": cursor}))
+        cursor = page.get("next_cursor")
+        yield Found(page["data"], cursor)
+        if cursor is None:
+            return
+
+
+def gathered(path: str) -> Flow[list[Document]]:
+    """All items of a list at once."""
+    items: list[Document] = []
+    pages = paged(path, {})
+    reply: Any = None
+    while True:
+        try:
+            step = pages.send(reply)
+        except StopIteration:
+            return items
+        if isinstance(step, Found):
+            items += step.items
+            reply = None
+        else:
+            reply = yield step
+
+
+One = TypeVar("One")
+Many = TypeVar("Many")
+Stream = TypeVar("Stream")
+
+
+class Asking(ABC, Generic[One, Many, Stream]):
+    """Asks one service; what it is asked is the business of those who inherit.
+
+    How it answers is the client's: `One` is a document, or an awaitable of one; `Many` a list of them; `Stream` an
+    iterator of them.
+    """
 
     @abstractmethod
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, Any] | None = None,
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
-        seconds: float = ANSWER_FOR,
-    ) -> Document:
-        """One request to `/api/v1{path}` and its answer; members of `query` that are None or empty are left out.
+    def _one(self, flow: Flow[Document]) -> One:
+        """Follow a flow to its document.
 
         Raises:
             ApiProblem: it answered no.
-            Unreachable: there is no usable answer within `seconds`.
+            Unreachable: there is no usable answer in time.
         """
 
-    def _all(self, path: str, query: Mapping[str, Any]) -> Iterator[Document]:
-        """Every item of a list, newest first; pages are fetched as they are needed."""
-        cursor: str | None = None
-        while True:
-            page = self._ask("GET", path, query={**query, "limit": PAGE, "cursor": cursor})
-            yield from page["data"]
-            cursor = page.get("next_cursor")
-            if cursor is None:
-                return
+    @abstractmethod
+    def _many(self, flow: Flow[list[Document]]) -> Many:
+        """Follow a flow to its documents. Raises as `_one` does."""
 
-    @staticmethod
-    def _until(
-        look: Callable[[], Document],
-        is_enough: Callable[[Document], bool],
-        *,
-        patience: float,
-        seen: Callable[[Document], None] | None = None,
-    ) -> Document:
-        """Look until it is enough; for `patience` seconds in a row a service that is away is waited for."""
-        heard_at = time.monotonic()
-        while True:
-            asked_at = time.monotonic()
-            try:
-                found = look()
-            except (Unreachable, ApiProblem) as error:
-                if not is_away(error) or time.monotonic() - heard_at >= patience:
-                    raise
-                time.sleep(PAUSE_FOR)
-                continue
-            heard_at = time.monotonic()
-            if seen is not None:
-                seen(found)
-            if is_enough(found):
-                return found
-            if heard_at - asked_at < PAUSE_FOR:  # also a service that is stopping, which waits for nobody
-                time.sleep(PAUSE_FOR)
+    @abstractmethod
+    def _stream(self, flow: Flow[None], cursor: str | None = None) -> Stream:
+        """Hand out what a flow finds, as it is asked for; `cursor` is where it begins."""
+
+    def _ask(self, question: Question) -> One:
+        return self._one(asked(question))
