@@ -11,6 +11,11 @@
     ├── Conflict             the thing is in a state that forbids it
     ├── TooLarge             a body above its cap
     ├── NotBuilt             a feature of a later release
+    ├── KeyReused            an Idempotency-Key that was used with another request
+    ├── KeyBusy              the first request with this Idempotency-Key is still under way
+    ├── AnsweredBefore       a repeat: carries the answer that was given
+    ├── UpstreamAway         a submission that was surely not taken, and has no answer to pass on
+    ├── AnswerUnknown        a submission that may have been taken: not to be repeated
     ├── UpstreamRefused      the upstream said no to a submission
     ├── StoreUnavailable     the store could not commit; nothing was changed
     └── EgressError          a request that got no answer; tells whether it may have been sent
@@ -127,6 +132,43 @@ class NotBuilt(ReceiverError):
     code = "not-built"
 
 
+class KeyReused(ReceiverError):
+    """An Idempotency-Key that was used with another request."""
+
+    http_status = 422
+    code = "idempotency-key-reused"
+
+
+class KeyBusy(ReceiverError):
+    """The first request with this Idempotency-Key is still under way."""
+
+    http_status = 409
+    code = "idempotency-key-busy"
+
+
+class AnsweredBefore(ReceiverError):
+    """The request is a repeat: nothing was done, and the first one's answer is given again.
+
+    Attributes:
+        task_id: the first one's task.
+        status, content_type, body: of its answer; None where none was kept, since the process died before.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        *,
+        status: int | None = None,
+        content_type: str | None = None,
+        body: bytes | None = None,
+    ) -> None:
+        super().__init__(f"answered before, with the task {task_id}")
+        self.task_id = task_id
+        self.status = status
+        self.content_type = content_type
+        self.body = body or b""
+
+
 class UpstreamRefused(ReceiverError):
     """The upstream said no to a submission; the task is kept as `rejected`.
 
@@ -145,6 +187,34 @@ class UpstreamRefused(ReceiverError):
         self.status = status
         self.upstream_status = upstream_status
         self.upstream_body = upstream_body
+        self.task_id = task_id
+
+
+class UpstreamAway(ReceiverError):
+    """A submission that was surely not taken, and has no answer to pass on; the task is kept as `rejected`.
+
+    Attributes:
+        task_id: the task that is kept; None for a lookup.
+        retry_after: seconds.
+    """
+
+    http_status = 503
+    code = "upstream-unavailable"
+
+    def __init__(self, detail: str, task_id: str | None, retry_after: float) -> None:
+        super().__init__(detail)
+        self.task_id = task_id
+        self.retry_after = retry_after
+
+
+class AnswerUnknown(ReceiverError):
+    """A submission that may have been taken: a repeat could be paid twice; the task is kept as `ambiguous`."""
+
+    http_status = 504
+    code = "submission-ambiguous"
+
+    def __init__(self, detail: str, task_id: str) -> None:
+        super().__init__(detail)
         self.task_id = task_id
 
 

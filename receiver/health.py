@@ -43,11 +43,13 @@ class Change:
         health: as it is now; the old object where nothing changed.
         told: the operator event to tell of it; None for none.
         reason: why, in words.
+        logged: what a log line tells of it; also where an operator event's own delivery did it, and no event tells.
     """
 
     health: Health
     told: Told | None = None
     reason: str = ""
+    logged: Told | None = None
 
 
 def after_attempt(
@@ -82,10 +84,9 @@ def after_attempt(
         why = f"{failed.consecutive_failures} failures in a row, the last: {result.reason}"
         return _announced(opened, "destination.failing", why, quiet=quiet)
     if health.state == "open" and was_probe:
-        return Change(
-            replace(failed, opens=health.opens + 1, next_try_at=_after(now, terms, health.opens, result)),
-            reason=result.reason,
-        )
+        failed = replace(failed, opens=health.opens + 1, next_try_at=_after(now, terms, health.opens, result))
+    if health.state == "open" and not (health.announced or quiet):  # an operator event's own delivery opened it
+        return _announced(failed, "destination.failing", result.reason)
     return Change(failed, reason=result.reason)
 
 
@@ -95,10 +96,12 @@ def _after_success(health: Health, result: Result, *, quiet: bool) -> Change:
         return Change(replace(health, consecutive_failures=0) if failures else health)
     # Where an operator event's own delivery ended the outage, its end is still owed to those who heard of it.
     told: Told | None = "destination.recovered" if health.announced and not quiet else None
+    logged: Told | None = told or ("destination.recovered" if health.state == "open" else None)
     if health.state == "active" and not failures and told is None:
         return Change(health)
     well = replace(_closed(health), state="active", consecutive_failures=0, announced=health.announced and quiet)
-    return Change(well, told, f"{result.reason}, after {failures} failures in a row" if failures else result.reason)
+    why = f"{result.reason}, after {failures} failures in a row" if failures else result.reason
+    return Change(well, told, why, logged)
 
 
 def hold(health: Health, reason: str) -> Change:
@@ -140,10 +143,10 @@ def _closed(health: Health) -> Health:
 
 
 def _announced(health: Health, told: Told, reason: str, *, quiet: bool = False) -> Change:
-    return Change(replace(health, announced=health.announced or not quiet), None if quiet else told, reason)
+    return Change(replace(health, announced=health.announced or not quiet), None if quiet else told, reason, told)
 
 
 def _after(now: datetime, terms: Terms, doublings: int, result: Result) -> datetime:
     # 65,536 times the shortest pause is past any hour; without the cap a long outage's power would overflow.
     pause = min(MAX_PAUSE, terms.pause * (1 << min(doublings, 16)))
-    return now + max(pause, result.retry_after or timedelta(0))
+    return now + min(MAX_PAUSE, max(pause, result.retry_after or timedelta(0)))

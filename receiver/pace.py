@@ -6,6 +6,7 @@ counts like the window.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,9 @@ class Pace:
 
     def free(self, now: datetime) -> int:
         """How many may start now."""
-        starts, most = self._starts, self._starts.maxlen or 1
-        within = sum(1 for at in starts if now - at < self._per) if starts else 0
-        return most - within
+        # By place, not by walking: `room` asks from the writer's thread, while the loop spends.
+        starts = self._starts
+        return (starts.maxlen or 1) - bisect_right(starts, now) + bisect_right(starts, now - self._per)
 
     def next_at(self, now: datetime) -> datetime:
         """When one may start next."""
@@ -34,4 +35,6 @@ class Pace:
 
     def spend(self, now: datetime) -> None:
         """One starts."""
+        if self._starts and self._starts[-1] > now:  # the clock was set back: they would count until it is there again
+            self._starts = deque(maxlen=self._starts.maxlen)
         self._starts.append(now)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from receiver.egress import Egress
     from receiver.ingest import After, Rulebook
     from receiver.logs import Logger
-    from receiver.records import Task
+    from receiver.records import LookupRoute, Task
     from receiver.store import Store, Unit
     from receiver.upstream.base import Looked
     from receiver.wire import HttpRequest, HttpResponse
@@ -155,7 +155,7 @@ class Poller:
             self.log.error("poll.failed", error=repr(error))
 
     async def _look_up(self, task: Task) -> None:
-        looked, response = await self._ask(task)
+        looked, response, asked = await self._ask(task)
         at = self.clock()
         lease = task.poll_leased_until
         assert lease is not None  # noqa: S101 -- the claim set it
@@ -171,6 +171,7 @@ class Poller:
             at=at,
             rules=self.rules,
             not_before=timedelta(seconds=(looked.retry_after or 0) if isinstance(looked, Unanswered) else 0),
+            asked=asked,
         )
         try:
             recorded = await self.store.run(op)
@@ -192,7 +193,7 @@ class Poller:
             poll_count=recorded.task.poll_count,
         )
 
-    async def _ask(self, task: Task) -> tuple[Looked, HttpResponse | None]:
+    async def _ask(self, task: Task) -> tuple[Looked, HttpResponse | None, LookupRoute]:
         """The route's own lookup, and the other one where the first shows nothing of use.
 
         Missing only where both say so: one route may not know what the other shows. One that does not answer leaves
@@ -200,17 +201,19 @@ class Poller:
         """
         route = ROUTES[task.route]
         upstream_id = task.upstream_id or ""
+        own: LookupRoute = "feed" if route.feed_first else "task"
+        its: LookupRoute = "task" if route.feed_first else "feed"
         first, response = await self._question(task, route.lookup(upstream_id))
         if isinstance(first, Shown) or (isinstance(first, Unanswered) and first.status in UNREACHED):
-            return first, response
+            return first, response, own
         second, other = await self._question(task, route.fallback(upstream_id))
         if isinstance(second, Shown) or _shows_it(second):
-            return second, other
+            return second, other, its
         if _shows_it(first) or isinstance(first, Unanswered):
-            return first, response
+            return first, response, own
         if isinstance(second, Missing) and not isinstance(first, Missing):
-            return first, response
-        return second, other
+            return first, response, own
+        return second, other, its
 
     async def _question(self, task: Task, request: HttpRequest) -> tuple[Looked, HttpResponse | None]:
         try:

@@ -16,7 +16,7 @@ from receiver.ids import AttemptId, DeliveryId, EventId, ReplayId, TaskId
 from receiver.lifecycle import DeliveryState, HealthState, Replayed, ReplayState, ResultKind, Seen, TaskState
 
 Via = Literal["callback", "poll"]
-Lookup = Literal["feed", "task"]
+LookupRoute = Literal["feed", "task"]
 """The two lookup routes: `POST /runway/feed` and `GET /runwayml/v1/tasks/{id}`."""
 Verdict = Literal["accepted", "duplicate", "late", "progress", "odd", "unreadable"]
 Oddity = Literal[
@@ -138,7 +138,7 @@ class Inbox(msgspec.Struct, frozen=True):
     content_type: str | None
     digest: bytes
     raw: bytes
-    asked: Lookup | None = None
+    asked: LookupRoute | None = None
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -250,6 +250,7 @@ class Health(msgspec.Struct, frozen=True):
         probe_id: the delivery that is the probe; `probe_until` is how long it may take.
         announced: its outage has been told of, so its end is to be told, too.
         reason: why it is paused.
+        missing_since_at: since when it is not in the configuration, and something still waits for it.
     """
 
     name: str
@@ -264,6 +265,7 @@ class Health(msgspec.Struct, frozen=True):
     probe_until: datetime | None = None
     announced: bool = False
     reason: str | None = None
+    missing_since_at: datetime | None = None
 
 
 class Replay(msgspec.Struct, frozen=True):

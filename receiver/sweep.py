@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import orjson
 from msgspec.structs import replace
 
 from receiver import health, ids
@@ -110,13 +109,19 @@ class Evict(Reads):
     now: datetime
 
     def apply(self, unit: Unit) -> list[Delivery]:
-        """Those that were cancelled."""
-        gone = unit.deliveries_where(
-            self.store.deliveries.homeless,
-            names=orjson.dumps(list(self.names)).decode(),
-            before=self.now - HOMELESS_FOR,
-            limit=STEP,
-        )
+        """Those that were cancelled; a name is given time from when it was first found missing."""
+        questions = self.store.deliveries
+        missing = {row[0] for row in unit.select(questions.homeless_names, names=self.store.dialect.ids(self.names))}
+        for state in unit.every_health():
+            if state.missing_since_at is not None and state.name not in missing:
+                unit.put_health(replace(state, missing_since_at=None))
+        gone: list[Delivery] = []
+        for name in sorted(missing):
+            state = unit.health(name)
+            if state.missing_since_at is None:
+                unit.put_health(replace(state, missing_since_at=self.now))
+            elif state.missing_since_at <= self.now - HOMELESS_FOR:
+                gone += unit.deliveries_where(questions.homeless, destination=name, limit=STEP - len(gone))
         for delivery in gone:
             unit.put_delivery(replace(delivery, state="cancelled", due_at=None, finished_at=self.now))
         return gone

@@ -219,13 +219,6 @@ async def test_of_a_member_that_stands_twice_the_last_counts(it: World) -> None:
     assert len(it.renders(answer.json())) == 1
 
 
-async def test_what_is_not_built_is_refused(it: World) -> None:
-    """Ignoring it would break a promise; the answer says so and nothing is sent."""
-    body = {"route": PRO, "input": body_of(PRO, "x")}
-    answer = await it.api.post("/tasks", json=body, headers={"idempotency-key": "one"})
-    is_problem(answer, 422, "not-built")
-
-
 async def test_a_body_has_a_cap(tmp_path: Path) -> None:
     """Submissions `max_submission`, all others 1 MiB; declared or in pieces."""
 

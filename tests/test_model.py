@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from receiver import lifecycle, poll, sweep
-from receiver.deliver import Attempted, HandBack, Redeliver
+from receiver.deliver import Attempted, HandBack, Redeliver, Replayer
 from receiver.deliver import Claim as DeliverClaim
 from receiver.deliver.ops import Turn
 from receiver.deliver.replay import Put, Step
@@ -323,7 +323,11 @@ class Service(RuleBasedStateMachine):
         elif what == "replay":
             which: Any = data.draw(st.sampled_from(["dead", "delivered", "all"]))
             replay = Replay(ReplayId("rpl_" + entropy(8).hex()), "running", None, which, None, self.now, 0, self.now)
-            self.run(Put(replay), Step(self.store, names, self.now))
+            self.run(Put(replay))
+            replayer = Replayer(self.store, names, Any, lambda: self.now, entropy, lambda: None)  # type: ignore[arg-type]
+            found = self.loop.run_until_complete(self.store.read(replayer._find))
+            if found is not None:
+                self.run(Step(found, self.now))
 
     @rule(seconds=st.sampled_from([0.001, 1, 5, 70, 130, 4000, 90_000]))
     def wait(self, seconds: float) -> None:

@@ -104,7 +104,7 @@ async def test_two_routes_are_one_answer(
 ) -> None:
     """Whoever shows the task is right; missing is only what both call missing; no answer leaves the question open."""
     async with upstream(feed, tasks) as (url, asked), poller(store, url) as one:
-        looked, _ = await one._ask(a_task())
+        looked, _, _ = await one._ask(a_task())
         assert type(looked) is kind
         assert asked == (
             ["/runway/feed"] if feed in {RUNNING, KEYLESS} else ["/runway/feed", "/runwayml/v1/tasks/up-1"]

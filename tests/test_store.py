@@ -83,7 +83,7 @@ BOUNDED = {
     "Statements.every_health": "at most as many as there are destinations",
     "EventQuestions.trim_refusals": "at most the kept refusals and one sweep's",
     "DeliveryQuestions.leased": "a partial index of what is leased, and all of it is wanted",
-    "DeliveryQuestions.homeless": "the partial index of what is pending, once a minute",
+    "DeliveryQuestions.homeless_names": "the partial index of what is pending, once a minute",
     "TaskQuestions.senders": "a partial index of what is being sent, and all of it is wanted",
 }
 """Statements that read all of something that is small by itself."""

@@ -323,7 +323,7 @@ async def test_a_refusal_in_the_queue_is_told_to_who_waits_for_it(tmp_path: Path
 
 async def _some(it: World) -> bool:
     assert it.service is not None
-    return bool(it.service.submitter._sending)
+    return bool(it.service.submitter.sender._sending)
 
 
 async def test_a_throttled_route_waits_behind_its_oldest(tmp_path: Path) -> None:

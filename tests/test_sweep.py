@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from receiver import sweep
 from receiver.ingest import After, Born, record_operator
-from receiver.records import Attempt, Inbox, Refusal
+from receiver.records import Attempt, Health, Inbox, Refusal
 from receiver.routing import Rule
 from receiver.submit.ops import Accept
 from receiver.sweep import Disown, Evict, FreePolls, NoteRefusals, Prune, Refusals, Rescue, Sweeper
@@ -150,26 +150,32 @@ async def test_a_disowned_task_is_decided_by_what_was_kept(store: Store) -> None
     assert await events_of(store, nameless.id) == ["task.failed"]
 
 
+MISSED = Do(lambda unit: unit.put_health(Health("gone", missing_since_at=later(-25 * 3600))))
+"""The destination was first found missing a day ago."""
+
 # -- homeless deliveries -----------------------------------------------------------------------------------------------
 
 
 async def test_a_delivery_whose_destination_has_left_is_cancelled_after_a_day(store: Store) -> None:
-    """Not before, not one that is leased, and not one whose destination is configured."""
-    old = {"due_at": later(-24 * 3600 - 1)}
-    gone, young = await delivery(store, "gone", **old), await delivery(store, "gone", due_at=later(-24 * 3600 + 60))
-    here = await delivery(store, "sink", **old)
+    """A day from when it was first found missing, however long it waited before; not one that is leased."""
+    old = {"due_at": later(-72 * 3600)}
+    gone, here = await delivery(store, "gone", **old), await delivery(store, "sink", **old)
     leased = await delivery(store, "gone", state="leased", due_at=None, leased_until=later(5))
-    cancelled = await store.run(Evict(store, ["sink"], NOW))
+    for at in (NOW, later(24 * 3600 - 1)):
+        assert await store.run(Evict(store, ["sink"], at)) == []
+    cancelled = await store.run(Evict(store, ["sink"], later(24 * 3600)))
     assert [one.id for one in cancelled] == [gone.id]
-    assert (await delivery_of(store, gone.id)).finished_at == NOW
-    states = [(await delivery_of(store, one.id)).state for one in (gone, young, here, leased)]
-    assert states == ["cancelled", "pending", "pending", "leased"]
+    assert (await delivery_of(store, gone.id)).finished_at == later(24 * 3600)
+    states = [(await delivery_of(store, one.id)).state for one in (gone, here, leased)]
+    assert states == ["cancelled", "pending", "leased"]
 
 
-async def test_without_destinations_all_are_homeless(store: Store) -> None:
-    """An empty config is one too."""
-    gone = await delivery(store, "gone", due_at=later(-25 * 3600))
-    assert [one.id for one in await store.run(Evict(store, [], NOW))] == [gone.id]
+async def test_a_destination_that_comes_back_is_given_its_day_again(store: Store) -> None:
+    """Removed by mistake and put back: what waits for it goes out, and the clock begins anew should it leave again."""
+    waits = await delivery(store, "moved", due_at=NOW)
+    for at, names in ((NOW, []), (later(23 * 3600), ["moved"]), (later(25 * 3600), []), (later(48 * 3600), [])):
+        assert await store.run(Evict(store, names, at)) == []
+    assert [one.id for one in await store.run(Evict(store, [], later(49 * 3600)))] == [waits.id]
 
 
 # -- retention ---------------------------------------------------------------------------------------------------------
@@ -329,6 +335,7 @@ async def test_a_round_does_one_of_everything(store: Store) -> None:
     loop = sweeper(store, log, [NOW], wake_deliver=lambda: woken.append(1))
     gone = await delivery(store, state="leased", due_at=None, leased_until=later(-1))
     homeless = await delivery(store, "gone", due_at=later(-25 * 3600))
+    await store.run(MISSED)
     task = a_task("submitting", submit_leased_until=later(-1))
     await put(store, task)
     loop.refusals.note("expired", "POST", 3, NOW)
@@ -346,6 +353,7 @@ async def test_homeless_deliveries_are_looked_for_once_a_minute(store: Store) ->
     loop = sweeper(store, log, now)
     await loop.round()
     await delivery(store, "gone", due_at=later(-25 * 3600))
+    await store.run(MISSED)
     now[0] = later(1)
     await loop.round()
     assert log.of("delivery.cancelled") == []

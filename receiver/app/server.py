@@ -78,7 +78,7 @@ class Server(uvicorn.Server):
     async def _hurry(self) -> None:
         """After the drain time, wait for nothing but answers that are paid for."""
         await asyncio.sleep(rooms.DRAIN_FOR)
-        await self._service.submitter.settled()
+        await self._service.submitter.sender.settled()
         await asyncio.sleep(0.5)  # their callers get the answer
         for request in list(self.server_state.tasks):
             request.cancel()

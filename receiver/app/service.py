@@ -17,14 +17,16 @@ from receiver.egress import Egress
 from receiver.errors import ConfigError
 from receiver.ingest import After, Lane, Rulebook
 from receiver.poll import Poller
+from receiver.relay import Relay
 from receiver.routing import OWN_CALLBACK
 from receiver.store import Store, migrations
-from receiver.submit import Submitter
+from receiver.submit import Sender, Submitter, Through
 from receiver.sweep import Refusals, Sweeper
 from receiver.web import Front
 from receiver.web.api import Api
 from receiver.web.callbacks import CallbackDoor
 from receiver.web.feed import Feed
+from receiver.web.gateway import Gateway
 from receiver.web.guard import Guard
 from receiver.web.health import Health
 from receiver.web.outbox import Outbox
@@ -53,6 +55,8 @@ class Service:
     store: Store
     egress: Egress
     submitter: Submitter
+    through: Through
+    relay: Relay
     poller: Poller
     deliverer: deliver.Deliverer
     replayer: deliver.Replayer
@@ -73,6 +77,7 @@ class Service:
         guard = Guard(config.security.api_keys)
         outbox = Outbox(self.store, self.deliverer, self.replayer, guard, clock)
         feed = Feed(self.store, self.after, guard)
+        gateway = Gateway(self.store, self.through, self.relay, guard, config.server.max_submission)
         api = Api(
             store=self.store,
             submitter=self.submitter,
@@ -86,7 +91,11 @@ class Service:
         )
         probes = Health(self.store, self.reasons)
         path = urlsplit(config.server.public_url or "").path.rstrip("/")
-        self.front = Front(door, [*api.routes(), *outbox.routes(), *feed.routes(), *probes.routes()], public_path=path)
+        self.front = Front(
+            door,
+            [*api.routes(), *outbox.routes(), *feed.routes(), *gateway.routes(), *probes.routes()],
+            public_path=path,
+        )
 
     @classmethod
     async def start(cls, config: Config) -> Service:
@@ -131,7 +140,9 @@ class Service:
             max_concurrency=config.delivery.max_concurrency,
         )
         replayer = deliver.Replayer(store, list(destinations), log, clock, entropy, deliverer.wake)
-        submitter = Submitter(store, egress, rules, terms.terms(config), after, log, clock)
+        gates = terms.gates(config, clock)
+        sender = Sender(store, egress, rules, terms.terms(config), after, log, clock, gates)
+        submitter, through = Submitter(sender), Through(sender)
         timeout = config.upstream.timeout.total_seconds()
         poller = Poller(
             store=store,
@@ -143,6 +154,7 @@ class Service:
             timeout=timeout,
             max_concurrency=config.polling.max_concurrency,
         )
+        relay = Relay(store, egress, rules, after, clock, timeout)
         sweeper = Sweeper(
             store=store,
             rules=rules,
@@ -155,7 +167,9 @@ class Service:
             wake_deliver=deliverer.wake,
         )
         after.take, after.deliver, after.poll = deliverer.take, deliverer.wake, poller.wake
-        service = cls(config, store, egress, submitter, poller, deliverer, replayer, sweeper, after, service_lock)
+        service = cls(
+            config, store, egress, submitter, through, relay, poller, deliverer, replayer, sweeper, after, service_lock
+        )
         try:
             await sweeper.recover()
         except BaseException:
@@ -188,7 +202,7 @@ class Service:
     def reasons(self) -> list[str]:
         """Why the service is not ready, in words."""
         reasons = ["the service is stopping"] if self._stopping else []
-        reasons += self.submitter.trouble.values()
+        reasons += self.submitter.gates.trouble.values()
         if self.poller.trouble is not None:
             reasons.append(self.poller.trouble)
         return reasons
@@ -199,6 +213,7 @@ class Service:
         self.after.release()
         self.sweeper.stop()
         self.replayer.stop()
+        self.through.stopping = True
         await asyncio.gather(self.submitter.stop(), self.poller.stop(), self.deliverer.stop(DRAIN_FOR))
 
     async def close(self) -> None:

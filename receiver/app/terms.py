@@ -8,10 +8,14 @@ from receiver import deliver, health
 from receiver.destinations import KINDS
 from receiver.destinations.webhook import WebhookOptions
 from receiver.ingest import Polling
+from receiver.pace import Pace
 from receiver.routing import OWN_CALLBACK, Rule
-from receiver.submit import Terms
+from receiver.submit import Gates, Terms
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
     from receiver.config import Config
 
 
@@ -101,3 +105,10 @@ def terms(config: Config) -> Terms:
         deadline=upstream.submit_deadline,
         allow_private_callbacks=config.security.allow_private_callbacks,
     )
+
+
+def gates(config: Config, clock: Callable[[], datetime]) -> Gates:
+    """Who may submit, and when."""
+    given = config.upstream
+    pace = None if given.rate is None else Pace(given.rate.count, given.rate.per)
+    return Gates(clock, given.max_concurrency, given.submit_retry, pace)

@@ -49,7 +49,6 @@ def not_built(config: Config) -> list[tuple[KeyPath, str]]:
         (("database", "url"), config.database.url.startswith("postgres"), "PostgreSQL (use sqlite:///…)"),
         (("archive", "url"), config.archive.url, "the archive"),
         (("server", "rate_per_key"), config.server.rate_per_key, "the rate limit of the API"),
-        (("upstream", "rate"), config.upstream.rate, "the rate limit of submissions"),
     ]
     return [(path, what) for path, is_on, what in given if is_on]
 

@@ -66,7 +66,7 @@ class Destination:
         return self.options.model_copy(update={"url": delivery.callback_url})
 
 
-@dataclass
+@dataclass(eq=False)
 class Lane:
     """One destination's deliveries in this process: those that wait in memory, and those under way.
 
@@ -75,6 +75,9 @@ class Lane:
         due: there may be something to claim.
         asked: somebody asked for a delivery by hand: it is claimed even where there is no room.
         due_at: when there will be.
+        more: there was more than could be taken: to be claimed when one of its own ends.
+        more_asked: as `more`, of those asked for by hand.
+        again_first: whose turn it is where only one can be taken: a retry's, or new work's.
     """
 
     destination: Destination
@@ -84,6 +87,9 @@ class Lane:
     due: bool = True
     due_at: datetime | None = None
     asked: bool = False
+    more: bool = False
+    more_asked: bool = False
+    again_first: bool = False
     pace: Pace | None = field(init=False)
     _busy_hosts: Counter[str | None] = field(default_factory=Counter)
 
@@ -114,6 +120,25 @@ class Lane:
             room = min(room, self.pace.free(now) - len(self.waiting))
         return max(0, room)
 
+    @property
+    def has_older(self) -> bool:
+        """Something waits in the store that the lane will not take yet; what is born must not pass it by."""
+        return self.more or (self.due and not self.is_low)
+
+    @property
+    def forced_room(self) -> int:
+        """How many more of those asked for by hand it may take, past its room."""
+        return max(0, self.capacity - sum(1 for delivery, _ in self.waiting if delivery.forced))
+
+    def is_held(self, now: datetime) -> bool:
+        """Whether its health forbids what would be claimed now: a birth is no reason to ask the store about it."""
+        probe_waits = self.state == "open" and self.due_at is not None and self.due_at > now
+        return not self.asked and (self.state == "paused" or probe_waits)
+
+    def wake_at(self, at: datetime) -> None:
+        """It is due then at the latest."""
+        self.due_at = at if self.due_at is None else min(self.due_at, at)
+
     def held_by_host(self) -> Counter[str | None]:
         """How many of a shared lane each host holds, those that wait included."""
         if self.destination.per_host is None:
@@ -129,6 +154,7 @@ class Lane:
         """The one to be tried now, taken out; None where each must wait."""
         if self.busy >= self.destination.max_concurrency:
             return None
+        self._forget(now)
         paced = self.pace is not None and self.pace.free(now) <= 0
         for place, (delivery, event) in enumerate(self.waiting):
             if (paced and not delivery.forced) or self._is_full(delivery.callback_host):
@@ -136,6 +162,13 @@ class Lane:
             del self.waiting[place]
             return delivery, event
         return None
+
+    def _forget(self, now: datetime) -> None:
+        """Those that waited too long: the sweep gives them back, and no turn of the rate is spent on them."""
+        by = now + timedelta(seconds=self.destination.timeout)
+        if any(one.leased_until is not None and one.leased_until < by for one, _ in self.waiting):
+            kept = [one for one in self.waiting if one[0].leased_until is None or one[0].leased_until >= by]
+            self.waiting = deque(kept)
 
     def _is_full(self, host: str | None) -> bool:
         per_host = self.destination.per_host

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -55,21 +56,26 @@ class Deliverer:
     _back: list[Delivery] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
+    _turns: list[Lane] = field(init=False)
+    _look_at: float = 0.0
 
     def __post_init__(self) -> None:
         """Open a lane for every destination."""
         self._lanes = {name: Lane(destination) for name, destination in self.destinations.items()}
+        self._turns = list(self._lanes.values())
 
     def room(self, destination: str) -> int:
         """How many more may be handed over now; read from the writer's thread, so it is a hint and not a promise."""
         lane = self._lanes.get(destination)
-        return 0 if lane is None or self._stopping or lane.state != "active" else lane.room(self.clock())
+        if lane is None or self._stopping or lane.state != "active" or lane.has_older:
+            return 0
+        return lane.room(self.clock())
 
     def wake(self, destination: str | None = None, due_at: datetime | None = None) -> None:
         """Something is due: for one destination or for any, now or at a time."""
         for name in self._lanes if destination is None else (destination,):
             lane = self._lanes.get(name)
-            if lane is None:
+            if lane is None or (due_at is not None and lane.is_held(self.clock())):
                 continue
             if due_at is None or due_at <= self.clock():
                 lane.due = True
@@ -86,6 +92,7 @@ class Deliverer:
             if lane.state == "active" and not lane.is_crowded(delivery):
                 lane.waiting.append((delivery, event))
             else:  # it was paused, or its circuit opened, while they were born; or one host would fill a shared lane
+                lane.more = True
                 self._give_back([delivery])
         self._start()
 
@@ -128,7 +135,7 @@ class Deliverer:
     async def _turn(self, name: str, *, on: bool) -> Health:
         self._with_health(name)
         turned = await self.store.run(Turn(name, on, self.clock(), self.rules))
-        self._told(turned.change.told, name, turned.change.reason)
+        self._told(turned.change.told or turned.change.logged, name, turned.change.reason)
         self.after.born(turned.born)
         self._heard(self._lanes[name], turned.change.health)
         return turned.change.health
@@ -161,18 +168,19 @@ class Deliverer:
                 wait = await self._round()
             except StoreUnavailable as error:
                 self.after.log.error("deliver.store_unavailable", error=str(error))
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), wait)
-            except TimeoutError:
-                for lane in self._lanes.values():
-                    lane.due = True
             self._wake.clear()
 
     async def _round(self) -> float:
         """One claim for every lane with room; seconds until the next is due."""
         await self._put_back()
         now = self.clock()
+        self._look(now)
         lanes = [lane for lane in self._lanes.values() if lane.asked or (lane.due and lane.is_low)]
+        for lane in lanes:  # before the claims: what is said while they are under way is said of what they miss
+            lane.due = lane.asked = lane.more = lane.more_asked = False
+            lane.due_at = None
         claims = await asyncio.gather(
             *(self.store.run(self._claim(lane, now)) for lane in lanes), return_exceptions=True
         )
@@ -180,19 +188,27 @@ class Deliverer:
         for lane, claimed in zip(lanes, claims, strict=True):
             if isinstance(claimed, BaseException):
                 failure = claimed
+                lane.due = lane.asked = True
                 continue
             self._claimed(lane, claimed, now)
         self._start()
         if failure is not None:  # only now: what the other lanes claimed is under way
             raise failure
+        for lane in self._lanes.values():
+            if lane.pace is not None and (lane.more or lane.waiting) and lane.pace.free(now) <= 0:
+                lane.wake_at(lane.pace.next_at(now))
         dues = [lane.due_at for lane in self._lanes.values() if lane.due_at is not None and lane.is_low]
-        if not dues:
-            return IDLE_FOR
-        soonest = (min(dues) - self.clock()).total_seconds()
-        if soonest <= 0:
-            for lane in self._lanes.values():
-                lane.due = lane.due or (lane.due_at is not None and lane.due_at <= now)
+        soonest = (min(dues) - self.clock()).total_seconds() if dues else IDLE_FOR
         return min(max(soonest, 0.01), IDLE_FOR)
+
+    def _look(self, now: datetime) -> None:
+        """Which lanes are due now; all of them once in `IDLE_FOR`, however busy some are, should a wake be lost."""
+        at = asyncio.get_running_loop().time()
+        is_time = at >= self._look_at
+        if is_time:
+            self._look_at = at + IDLE_FOR
+        for lane in self._lanes.values():
+            lane.due = lane.due or is_time or (lane.due_at is not None and lane.due_at <= now)
 
     def _claim(self, lane: Lane, now: datetime) -> Claim:
         destination = lane.destination
@@ -205,14 +221,18 @@ class Deliverer:
             has_health=destination.terms is not None,
             share=destination.share,
             held=lane.held_by_host(),
+            forced=lane.forced_room,
+            again_first=lane.again_first,
         )
 
     def _claimed(self, lane: Lane, claimed: Claimed, now: datetime) -> None:
-        lane.due = lane.asked = False
-        lane.due_at = claimed.upcoming
-        if lane.pace is not None and claimed.upcoming is not None:
-            lane.due_at = max(claimed.upcoming, lane.pace.next_at(now))
-        lane.waiting.extendleft(one for one in claimed.leased if one[0].forced)
+        lane.again_first ^= bool(claimed.leased)
+        lane.more_asked = lane.more_asked or claimed.more_asked
+        if claimed.upcoming is not None and claimed.upcoming <= now:
+            lane.more = True  # due, and not taken: for want of room, of the rate, of its host's share
+        elif claimed.upcoming is not None:
+            lane.wake_at(claimed.upcoming)
+        lane.waiting.extendleft(one for one in reversed(claimed.leased) if one[0].forced)
         lane.waiting.extend(one for one in claimed.leased if not one[0].forced)
         self._heard(lane, claimed.health or Health(lane.destination.name))
 
@@ -248,9 +268,11 @@ class Deliverer:
         started, now = True, self.clock()
         while started:
             started = False
-            for lane in self._lanes.values():
+            for lane in tuple(self._turns):
                 if lane.waiting and self._has_slot(lane) and (leased := lane.next(now)) is not None:
                     self._begin(lane, *leased, now)
+                    self._turns.remove(lane)  # whoever had a slot comes last for the next
+                    self._turns.append(lane)
                     started = True
 
     def _has_slot(self, lane: Lane) -> bool:
@@ -268,8 +290,9 @@ class Deliverer:
             self._trying.pop(task, None)
             if not task.cancelled() and (error := task.exception()) is not None:
                 self.after.log.error("delivery.failed", delivery_id=delivery.id, error=repr(error))
-            lane.due = lane.due or (lane.due_at is not None and lane.due_at <= self.clock())
-            if lane.due and lane.is_low:
+            lane.asked = lane.asked or lane.more_asked
+            lane.due = lane.due or lane.more or (lane.due_at is not None and lane.due_at <= self.clock())
+            if lane.asked or (lane.due and lane.is_low):
                 self._wake.set()
             self._start()
 
@@ -312,14 +335,14 @@ class Deliverer:
                 reason=decision.reason,
             )
         if tried.change is not None:
-            self._told(tried.change.told, delivery.destination, tried.change.reason)
+            self._told(tried.change.told or tried.change.logged, delivery.destination, tried.change.reason)
             self._heard(lane, tried.change.health)
         self.after.born(tried.born)
         due_at = decision.due_at
         if lane.state != "active" and tried.change is not None:
             due_at = tried.change.health.next_try_at
         if due_at is not None:
-            lane.due_at = min(lane.due_at or due_at, due_at)
+            lane.wake_at(due_at)
             self._wake.set()
 
     def _told(self, told: str | None, name: str, reason: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from receiver.records import Attempt, Delivery, Event, Health
     from receiver.retry import Decision, Result
     from receiver.store import Store, Unit
+    from receiver.store.rows import Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,13 @@ class Claimed:
         leased: deliveries with their events.
         upcoming: when there is more; None for nothing in sight.
         health: the destination's; None for one that has none.
+        more_asked: there may be more that was asked for by hand.
     """
 
     leased: list[tuple[Delivery, Event]]
     upcoming: datetime | None
     health: Health | None
+    more_asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Claim(Reads):
         has_health: false for the lane of tasks' own callback_urls.
         share: how many of one host a shared lane may hold; None for a lane of its own.
         held: how many each host holds already.
+        forced: how many of those asked for by hand it may take, whatever its room.
+        again_first: a retry comes first where there is one place; the caller alternates.
     """
 
     store: Store
@@ -62,56 +67,60 @@ class Claim(Reads):
     has_health: bool = True
     share: int | None = None
     held: Mapping[str | None, int] = field(default_factory=dict)
+    forced: int = 100
+    again_first: bool = False
 
     def apply(self, unit: Unit) -> Claimed:
         """Lease them."""
         questions = self.store.deliveries
-        found = [self._lease(unit, one) for one in unit.deliveries_where(questions.forced, **self._here, limit=100)]
+        holding = Counter(self.held)
+        found = self._by_shares(unit, questions.forced, self._here, self.forced, holding)
+        more_asked = len(found) == self.forced
         state = unit.health(self.destination) if self.has_health else None
         if state is None or state.state == "active":
-            found += self._due(unit, self.limit - len(found))
+            found += self._due(unit, self.limit - len(found), holding)
             upcoming = self._upcoming(unit)
         elif state.state == "open":
-            due_at = health.probe_due_at(state)
-            if due_at is None or due_at <= self.now:
-                for delivery in self._due(unit, 1):
+            upcoming = health.probe_due_at(state)
+            if upcoming is None or upcoming <= self.now:
+                upcoming = None
+                for delivery in self._due(unit, 1, holding):
                     found.append(delivery)
                     state = health.probe(state, delivery.id, self.lease_until)
                     unit.put_health(state)
-            upcoming = health.probe_due_at(state)
+                    upcoming = self.lease_until
+                upcoming = upcoming or self._upcoming(unit)  # the pause is over, and nothing is due to probe with
         else:
             upcoming = None
-        return Claimed(self._with_events(unit, found), upcoming, state)
+        return Claimed(self._with_events(unit, found), upcoming, state, more_asked)
 
     @property
     def _here(self) -> dict[str, str]:
         return {"destination": self.destination}
 
-    def _due(self, unit: Unit, limit: int) -> list[Delivery]:
-        holding = Counter(self.held)
+    def _due(self, unit: Unit, limit: int, holding: Counter[str | None]) -> list[Delivery]:
+        questions, first = self.store.deliveries, self.again_first
 
         def some(limit: int, *, retried: bool) -> list[Delivery]:
             asked = {**self._here, "now": self.now, "retried": retried}
-            return self._by_shares(unit, asked, limit, holding)
+            return self._by_shares(unit, questions.due_elsewhere, asked, limit, holding)
 
         half = (limit + 1) // 2
-        new = some(half, retried=False)
-        again = some(limit - len(new), retried=True)
+        new = some(half, retried=first)
+        again = some(limit - len(new), retried=not first)
         if len(new) == half:
-            new += some(limit - len(new) - len(again), retried=False)
+            new += some(limit - len(new) - len(again), retried=first)
         mixed = [one for pair in zip(new, again, strict=False) for one in pair]
         return mixed + new[len(again) :] + again[len(new) :]
 
-    def _by_shares(self, unit: Unit, asked: dict[str, Any], limit: int, holding: Counter[str | None]) -> list[Delivery]:
+    def _by_shares(
+        self, unit: Unit, elsewhere: Prepared, asked: Mapping[str, Any], limit: int, holding: Counter[str | None]
+    ) -> list[Delivery]:
         """Of each host its share: one whose backlog is long must not fill the lane before the others are seen."""
         taken: list[Delivery] = []
         while len(taken) < limit:
             full = [host for host, count in holding.items() if self.share is not None and count >= self.share]
-            found = (
-                unit.deliveries_where(self.store.deliveries.due_elsewhere, **asked, limit=limit, hosts=_json(full))
-                if full
-                else unit.deliveries_where(self.store.deliveries.due, **asked, limit=limit)
-            )
+            found = unit.deliveries_where(elsewhere, **asked, limit=limit, hosts=_json(full))
             for delivery in found[: limit - len(taken)]:
                 if self.share is None or holding[delivery.callback_host] < self.share:
                     holding[delivery.callback_host] += 1
@@ -145,7 +154,7 @@ class Claim(Reads):
         asked = self.store.dialect.ids(delivery.event_id for delivery in leased)
         rows = self.store.events.rows.decode_all(unit.select(self.store.events.by_id, ids=asked))
         events = {event.id: event for event in rows}
-        return [(delivery, events[delivery.event_id]) for delivery in leased]
+        return [(delivery, events[delivery.event_id]) for delivery in leased if delivery.event_id in events]
 
 
 def _json(hosts: list[str | None]) -> str:

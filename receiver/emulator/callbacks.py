@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -181,13 +182,11 @@ async def _ended(task: Task) -> None:
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
     """Until the event, or so long."""
-    if event.is_set() or seconds <= 0:
-        return
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return
+    due = time.monotonic() + seconds
+    while not event.is_set() and (left := due - time.monotonic()) > 0:  # uvloop's timers fire up to 1 ms early
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                await event.wait()
 
 
 def _leading(steps: Iterable[str]) -> int:

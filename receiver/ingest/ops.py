@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from receiver.envelope import Envelope
     from receiver.ids import TaskId
     from receiver.ingest.record import Rulebook
-    from receiver.records import Observation
+    from receiver.records import LookupRoute, Observation
     from receiver.store import Unit
 
 KEPT_BODIES = 50
@@ -132,6 +132,7 @@ class Lookup(ReadsTask):
         detail: what the answer was, in words.
         raw: the body.
         not_before: the upstream's own wish (`Retry-After`).
+        asked: which lookup route gave it.
     """
 
     task_id: TaskId
@@ -145,6 +146,7 @@ class Lookup(ReadsTask):
     at: datetime
     rules: Rulebook
     not_before: timedelta = timedelta(0)
+    asked: LookupRoute | None = None
 
     def apply(self, unit: Unit) -> Recorded:
         """Decide, stage, and set when the next lookup is due.
@@ -239,5 +241,6 @@ class Lookup(ReadsTask):
                 content_type=self.content_type,
                 digest=b"",
                 raw=self.raw,
+                asked=self.asked,
             )
         )

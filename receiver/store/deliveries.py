@@ -45,14 +45,15 @@ class DeliveryQuestions:
         limit: Any = bindparam("limit")
         here = [_PENDING, c.destination == bindparam("destination"), c.retried == bindparam("retried")]
         due = [*here, c.due_at <= bindparam("now")]
-        self.due = Prepared(select(*COLUMNS).where(*due).order_by(c.due_at).limit(limit), core)
         # For the destination that many hosts share: those that have their share of the lane already are left out.
         crowded: Any = select(literal_column("value")).select_from(_listed("hosts"))
         self.due_elsewhere = Prepared(
             select(*COLUMNS).where(*due, c.callback_host.not_in(crowded)).order_by(c.due_at).limit(limit), core
         )
         self.forced = Prepared(
-            select(*COLUMNS).where(_PENDING, c.forced, c.destination == bindparam("destination")).limit(limit),
+            select(*COLUMNS)
+            .where(_PENDING, c.forced, c.destination == bindparam("destination"), c.callback_host.not_in(crowded))
+            .limit(limit),
             core,
         )
         self.next_due = Prepared(select(c.due_at).where(*here).order_by(c.due_at).limit(1), core)
@@ -61,15 +62,12 @@ class DeliveryQuestions:
             core,
         )
         self.leased = Prepared(select(*COLUMNS).where(_LEASED).limit(limit), core)
+        configured: Any = select(literal_column("value")).select_from(_listed("names"))
+        self.homeless_names = Prepared(
+            select(c.destination).distinct().where(_PENDING, c.destination.not_in(configured)), core
+        )
         self.homeless = Prepared(
-            select(*COLUMNS)
-            .where(
-                _PENDING,
-                c.destination.not_in(select(literal_column("value")).select_from(_listed("names"))),
-                c.due_at <= bindparam("before"),
-            )
-            .limit(limit),
-            core,
+            select(*COLUMNS).where(_PENDING, c.destination == bindparam("destination")).limit(limit), core
         )
         self.to_replay = {
             which: Prepared(

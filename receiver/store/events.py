@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from receiver.ids import TaskId
+    from receiver.records import LookupRoute
     from receiver.store.dialect import Dialect
 
 COLUMNS = [events.c[name] for name in Event.__struct_fields__]
@@ -46,6 +47,17 @@ class EventQuestions:
     def observations_of_task(self, connection: Connection, task_id: TaskId) -> list[Inbox]:
         """Every observation kept of a task, oldest first."""
         question = select(*INBOX_COLUMNS).where(inbox.c.task_id == task_id).order_by(inbox.c.id)
+        return self.inbox_rows.decode_all(connection.execute(question))
+
+    def answers(self, connection: Connection, task_id: TaskId, route: LookupRoute) -> list[Inbox]:
+        """What that lookup route said of a task since it ended, newest first; few."""
+        c = inbox.c
+        question = (
+            select(*INBOX_COLUMNS)
+            .where(c.task_id == task_id, c.asked == route, c.verdict.in_(["accepted", "late"]))
+            .order_by(c.id.desc())
+            .limit(10)
+        )
         return self.inbox_rows.decode_all(connection.execute(question))
 
     def refused(self, connection: Connection, limit: int) -> list[Refusal]:

@@ -154,7 +154,7 @@ _by_hand = _pending & deliveries.c.forced
 _undelivered = deliveries.c.state.in_(["dead", "cancelled"])
 Index(
     "deliveries_due",
-    *(deliveries.c.destination, deliveries.c.retried, deliveries.c.due_at),
+    *(deliveries.c.destination, deliveries.c.retried, deliveries.c.due_at, deliveries.c.callback_host),
     sqlite_where=_pending,
     postgresql_where=_pending,
 )
@@ -218,6 +218,7 @@ destinations = Table(
     _time("probe_until"),
     _flag("announced"),
     Column("reason", Text),
+    _time("missing_since_at"),
     comment="the health of those that ever failed or were paused",
 )
 

@@ -58,6 +58,13 @@ class TaskQuestions:
         row = connection.execute(select(*COLUMNS).where(tasks.c.id == task_id)).first()
         return self.rows.decode(row) if row else None
 
+    def by_upstream_id(self, connection: Connection, upstream_id: str) -> Task | None:
+        """The task that the upstream calls so; of several the newest."""
+        c = tasks.c
+        question = select(*COLUMNS).where(c.upstream_id == upstream_id).order_by(c.created_at.desc()).limit(1)
+        row = connection.execute(question).first()
+        return self.rows.decode(row) if row else None
+
     def listed(
         self,
         connection: Connection,

@@ -65,6 +65,7 @@ class Statements:
         self.repeats_by_id = Prepared(
             select(*self.repeats.columns).where(dialect.among(schema.repeats.c.id, "ids")), core
         )
+        self.repeat_drop = Prepared(schema.repeats.delete().where(schema.repeats.c.id == bindparam("key")), core)
         counters = schema.counters
         mine = counters.c.name == literal_column(f"'{EVENT_SEQ}'")
         self.seq = Prepared(select(counters.c.value).where(mine), core)
@@ -245,6 +246,12 @@ class Unit:
             self._health.learn(statements.destinations.decode_all(found))
         return self._health.known.get(name) or records.Health(name)
 
+    def every_health(self) -> list[Health]:
+        """Of all that have a row."""
+        self.health("")
+        assert self._health is not None  # noqa: S101 -- just read
+        return [health for health in self._health.known.values() if health is not None]
+
     def put_health(self, health: Health) -> None:
         """Stage a destination's health."""
         self.changes += 1
@@ -274,6 +281,10 @@ class Unit:
         """Stage what is known of an Idempotency-Key, new or changed."""
         self.changes += 1
         (self._repeats.put if self.repeat(repeat.id) else self._repeats.add)(repeat)
+
+    def drop_repeat(self, key: str) -> None:
+        """Forget an Idempotency-Key."""
+        self.execute(self._statements.repeat_drop, key=key)
 
     # -- the database --------------------------------------------------------------------------------------------
 

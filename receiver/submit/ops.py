@@ -13,6 +13,7 @@ from receiver.errors import Conflict, NotFound
 from receiver.ingest import Recorded, record, record_operator, settle
 from receiver.ingest.judge import end_by_hand, judge_held, judge_kept, reject
 from receiver.ingest.record import URGENT
+from receiver.records import Repeat
 from receiver.store import Reads, ReadsTask
 from receiver.upstream.base import Ambiguous, NotTaken, Refused, Taken
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from receiver.ingest import Rulebook
     from receiver.records import Task
     from receiver.store import Store, Unit
+    from receiver.submit.repeats import Asked
     from receiver.upstream.base import Submission
 
 
@@ -52,13 +54,19 @@ class Accept(Reads):
 
     task: Task
     payload: bytes | None
+    asked: Asked | None = None
 
-    def apply(self, unit: Unit) -> Task:
-        """Stage both."""
+    def apply(self, unit: Unit) -> Repeat | None:
+        """Stage both; what is known of its Idempotency-Key where there is something, and then nothing is stored."""
+        if self.asked is not None:
+            known = unit.repeat(self.asked.key)
+            if known is not None:
+                return known
+            unit.put_repeat(Repeat(self.asked.key, self.task.id, self.task.created_at, self.asked.request))
         unit.add_task(self.task)
         if self.payload is not None:
             unit.add_payload(self.task.id, self.payload)
-        return self.task
+        return None
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,7 @@ class Answered(Reads):
 
     Attributes:
         code: the upstream's own number, where its answer had one.
+        may_wait: what surely was not taken goes back to the queue; else it is rejected.
     """
 
     sent: Task
@@ -106,6 +115,7 @@ class Answered(Reads):
     at: datetime
     terms: Terms
     rules: Rulebook
+    may_wait: bool = True
 
     @property
     def task_ids(self) -> tuple[TaskId, ...]:
@@ -127,6 +137,8 @@ class Answered(Reads):
             case Taken():
                 self._taken(unit, before, self.answer, into)
             case Refused() if not before.shown and not (self.answer.account and before.deferred):
+                self._rejected(unit, before, self.answer.reason, self.code, into)
+            case NotTaken() if not before.shown and not self.may_wait:
                 self._rejected(unit, before, self.answer.reason, self.code, into)
             case NotTaken() | Refused() if not before.shown:
                 self._again(unit, before, self.answer, into)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import orjson
+from starlette.responses import Response
+
 from receiver import lifecycle
-from receiver.errors import Flaw, InvalidInput, NotBuilt, NotFound
+from receiver.errors import AnsweredBefore, Flaw, InvalidInput, NotFound, StoreUnavailable, UpstreamRefused
 from receiver.ids import TaskId
 from receiver.ingest import Wake, stamp
-from receiver.submit import Adopt, Cancel
+from receiver.submit import Adopt, Cancel, asked_under, holding, keep_answer
 from receiver.upstream import ROUTES
 from receiver.upstream.base import usable_id
-from receiver.web import answers, requests, views
+from receiver.web import answers, problems, requests, views
 from receiver.web.answers import Page, answered
 from receiver.web.requests import RECHECK_FOR, Strict
 
@@ -23,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.routing import Route
 
     from receiver.ingest import After, Rulebook
@@ -85,21 +88,41 @@ class Api:
 
     async def submit(self, request: Request) -> Response:
         """`POST /tasks`."""
-        if "idempotency-key" in request.headers:
-            # Ignoring it would let a repeat be paid twice.
-            raise NotBuilt("Idempotency-Key is not built yet in this release; leave it out, and do not repeat a POST")
-        body = requests.modelled(SubmitBody, await requests.json_of(request, self.max_submission))
+        raw = await requests.json_of(request, self.max_submission)
+        body = requests.modelled(SubmitBody, raw)
         requests.refuse(self._flaws(body))
-        task = await self.submitter.accept(
-            body.route,
-            body.input,
-            metadata=body.metadata,
-            only=body.destinations,
-            callback_url=body.callback_url,
-            in_background="respond-async" in _preferences(request),
-        )
-        headers = {"location": f"/api/v1/tasks/{task.id}"}
-        return await answered(views.task(task), 201 if task.upstream_id is not None else 202, headers)
+        # The same body is the same document, however it is written.
+        same = orjson.dumps(raw, option=orjson.OPT_SORT_KEYS)
+        asked = asked_under(request.headers.get("idempotency-key"), "/api/v1/tasks", same)
+        with holding(self.submitter.sender.held, asked):
+            try:
+                task = await self.submitter.accept(
+                    body.route,
+                    body.input,
+                    metadata=body.metadata,
+                    only=body.destinations,
+                    callback_url=body.callback_url,
+                    asked=asked,
+                    in_background="respond-async" in _preferences(request),
+                )
+                response = await _accepted(task)
+            except AnsweredBefore as known:
+                return await self._again(known)
+            except UpstreamRefused as error:
+                response = problems.of(error)
+            with suppress(StoreUnavailable):  # what became of it counts more than the copy of its answer
+                await keep_answer(self.store, asked, response.status_code, response.media_type, bytes(response.body))
+        return response
+
+    async def _again(self, known: AnsweredBefore) -> Response:
+        """A repeat under its Idempotency-Key: the first answer; where none was kept, the task as it is."""
+        if known.status is not None:
+            headers = {"location": f"/api/v1/tasks/{known.task_id}"} if known.status < 300 else {}  # noqa: PLR2004 -- 2xx
+            response = Response(known.body, known.status, headers, known.content_type)
+        else:
+            response = await _accepted(await self._get(TaskId(known.task_id)))
+        response.headers["idempotency-replayed"] = "true"
+        return response
 
     def _flaws(self, body: SubmitBody) -> list[Flaw]:
         flaws = []
@@ -213,6 +236,11 @@ class Api:
             await self.after.changed(task.id, min(left, RECHECK_FOR))
             task = await self._get(task.id)
         return task
+
+
+async def _accepted(task: Task) -> Response:
+    headers = {"location": f"/api/v1/tasks/{task.id}"}
+    return await answered(views.task(task), 201 if task.upstream_id is not None else 202, headers)
 
 
 # -- translating ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import HTMLResponse, Response
 
-from receiver.errors import InvalidInput, ReceiverError, StoreUnavailable, Unauthorized, UpstreamRefused
+from receiver.errors import InvalidInput, KeyBusy, ReceiverError, StoreUnavailable, Unauthorized, UpstreamRefused
 from receiver.web.asgi import written
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ TITLES = {
     "too-large": "The body is too large",
     "body-timeout": "The body did not arrive",
     "not-built": "Not in this release",
+    "idempotency-key-reused": "The Idempotency-Key was used with another request",
+    "idempotency-key-busy": "The first request with this Idempotency-Key is under way",
     "upstream-refused": "The upstream refused the submission",
     "store-unavailable": "The store cannot commit now",
     "method-not-allowed": "Not by this method",
@@ -38,6 +40,10 @@ PAGES = {
     "too-large": "Submissions may have `server.max_submission` bytes, all other bodies 1 MiB.",
     "body-timeout": "The body did not arrive within 30 seconds, or the connection broke. Nothing was stored.",
     "not-built": "The contract names this, and this release does not have it yet. Nothing was stored or sent.",
+    "idempotency-key-reused": "A key stands for one request, as long as its task is kept. Take a new one for a new "
+    "request.",
+    "idempotency-key-busy": "The first request with this key has no answer yet. Try again after the time in "
+    "`Retry-After`: the answer will be that of the first.",
     "upstream-refused": "The upstream said no and took nothing; its own words are in `upstream`. The task is kept as "
     "`rejected`.",
     "store-unavailable": "The database could not commit. Nothing of this request was stored; try again after the time "
@@ -61,6 +67,8 @@ def of(error: ReceiverError) -> Response:
     status, code = error.http_status, error.code
     if isinstance(error, StoreUnavailable):
         headers["retry-after"] = "5"
+    if isinstance(error, KeyBusy):
+        headers["retry-after"] = "1"
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, InvalidInput) and error.flaws:

@@ -40,7 +40,7 @@ def upgrade() -> None:
     op.create_index(
         "deliveries_due",
         "deliveries",
-        ["destination", "retried", "due_at"],
+        ["destination", "retried", "due_at", "callback_host"],
         unique=False,
         sqlite_where=pending,
         postgresql_where=pending,
@@ -78,6 +78,7 @@ def upgrade() -> None:
         sa.Column("probe_until", sa.BigInteger(), nullable=True),
         sa.Column("announced", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("missing_since_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("name"),
         comment="the health of those that ever failed or were paused",
     )

@@ -1,0 +1,155 @@
+"""Who may send, and when: one gate a route, slots and a rate in all, and the account's own wait.
+
+While a route is throttled nothing of it is sent; when its time has come one goes alone, and the others follow once the
+upstream has taken it. What is said of our account holds every route back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from receiver.upstream import ROUTES
+from receiver.upstream.base import NotTaken, Refused, Taken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from receiver.pace import Pace
+    from receiver.upstream.base import Submission
+
+
+@dataclass
+class Gate:
+    """A route's gate: closed until a time, then open for one, then open."""
+
+    until: datetime | None = None
+    probing: bool = False
+    sending: int = 0
+
+
+@dataclass
+class Gates:
+    """All of them.
+
+    Attributes:
+        retry: the waits of `upstream.submit_retry`.
+        pace: `upstream.rate`; None for none.
+        trouble: why submissions wait, by route or "account"; empty when none does.
+        backlog: routes of which something waits in the queue: nothing new passes it.
+    """
+
+    clock: Callable[[], datetime]
+    max_concurrency: int
+    retry: Sequence[timedelta]
+    pace: Pace | None = None
+    trouble: dict[str, str] = field(default_factory=dict)
+    backlog: set[str] = field(default_factory=lambda: set(ROUTES))
+    _gates: dict[str, Gate] = field(default_factory=lambda: {name: Gate() for name in ROUTES})
+    _account_until: datetime | None = None
+    _changed: set[asyncio.Future[None]] = field(default_factory=set)
+
+    @property
+    def sending(self) -> int:
+        """How many submissions are under way."""
+        return sum(gate.sending for gate in self._gates.values())
+
+    def free(self) -> int:
+        """How many more may be sent now, by slots and by rate."""
+        free = self.max_concurrency - self.sending
+        return max(0, free if self.pace is None else min(free, self.pace.free(self.clock())))
+
+    def closed_until(self, route: str) -> datetime | None:
+        """When the route's gate opens for one; None while it stands open."""
+        return max(filter(None, (self._gates[route].until, self._account_until)), default=None)
+
+    def is_probing(self, route: str) -> bool:
+        """Whether one is under way that decides about all others."""
+        return self._gates[route].probing
+
+    def probe(self, route: str) -> None:
+        """One goes alone."""
+        self._gates[route].probing = True
+
+    def may_pass(self, route: str) -> bool:
+        """Whether a new task may be sent past the queue: nothing of its route waits, and there is a slot."""
+        gate = self._gates[route]
+        return route not in self.backlog and gate.until is None and not gate.probing and self.free() > 0
+
+    def next_by_rate(self) -> datetime | None:
+        """When the rate lets one through; None where it is not what holds things up."""
+        now = self.clock()
+        if self.pace is None or self.pace.free(now) > 0:
+            return None
+        return self.pace.next_at(now)
+
+    def begin(self, route: str) -> None:
+        """One is sent."""
+        self._gates[route].sending += 1
+        if self.pace is not None:
+            self.pace.spend(self.clock())
+
+    def end(self, route: str, answer: Submission | None = None) -> None:
+        """One is no longer under way; open or close the gate by what the upstream said."""
+        self._gates[route].sending -= 1
+        if answer is not None:
+            self._regulate(route, answer)
+        self.tell()
+
+    def open(self, route: str) -> None:
+        """Nothing of it waits: the way is free for new ones, past whatever closed the gate."""
+        self.backlog.discard(route)
+        self._gates[route].until = None
+        self.trouble.pop(route, None)
+        if not self.backlog:
+            self._account_until = None
+            self.trouble.pop("account", None)
+        self.tell()
+
+    def _regulate(self, route: str, answer: Submission) -> None:
+        gate, now = self._gates[route], self.clock()
+        gate.probing = False
+        match answer:
+            case Taken():
+                gate.until = self._account_until = None
+                self.trouble.pop(route, None)
+                self.trouble.pop("account", None)
+            case NotTaken():
+                wait = timedelta(seconds=answer.retry_after or 0)
+                gate.until = max(gate.until or now, now + max(wait, self.retry[0]))
+                self.trouble[route] = f"submissions of {route} wait: {answer.reason}"
+            case Refused() if answer.account:
+                self._account_until = now + self.retry[-1]
+                self.trouble["account"] = f"the upstream refuses our account: {answer.reason}"
+            case _:
+                return
+
+    def tell(self) -> None:
+        """Something changed: whoever waits for a slot looks again."""
+        for waiter in self._changed:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def slot(self, route: str, seconds: float) -> datetime | None:
+        """Wait for the right to send one past the queue, `seconds` at most.
+
+        Returns:
+            None once it may be sent; else when it is worth while to ask again.
+        """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + seconds
+        while not self.may_pass(route):
+            left = ends - loop.time()
+            opens = self.closed_until(route) or self.next_by_rate() or self.clock()
+            if left <= 0 or opens > self.clock() + timedelta(seconds=left):
+                return opens
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._changed.add(waiter)
+            try:
+                await asyncio.wait({waiter}, timeout=min(left, 0.25))
+            finally:
+                self._changed.discard(waiter)
+        return None

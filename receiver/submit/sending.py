@@ -1,0 +1,167 @@
+"""One submission: sent once, on a connection of its own, and its answer stored before anybody hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from receiver import signing
+from receiver.errors import EgressError, StoreUnavailable
+from receiver.submit.ops import Answered
+from receiver.upstream import ROUTES
+from receiver.upstream.base import Ambiguous, NotTaken, Refused, Taken
+from receiver.upstream.verdicts import upstream_code
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from receiver.egress import Egress
+    from receiver.ids import TaskId
+    from receiver.ingest import After, Rulebook
+    from receiver.logs import Logger
+    from receiver.records import Task
+    from receiver.store import Store
+    from receiver.submit.gates import Gates
+    from receiver.submit.ops import Terms
+    from receiver.upstream.base import Submission
+    from receiver.wire import HttpRequest, HttpResponse
+
+LEASE_MARGIN = timedelta(seconds=30)
+"""A sender's lease outlives `upstream.timeout` by this much, so that only a dead one's runs out."""
+STORE_RETRY_FOR = 0.5
+"""Seconds between tries to store an upstream's answer: it is a paid id."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What was made of a submission's answer, the answer itself where there was one, and the task as it was stored."""
+
+    answer: Submission
+    response: HttpResponse | None
+    task: Task
+
+
+@dataclass
+class Sender:
+    """Sends, and keeps what is under way: it outlives a caller who goes away, since its answer is a paid id.
+
+    Attributes:
+        held: Idempotency-Keys whose first request has no answer yet.
+    """
+
+    store: Store
+    egress: Egress
+    rules: Rulebook
+    terms: Terms
+    after: After
+    log: Logger
+    clock: Callable[[], datetime]
+    gates: Gates
+    held: set[str] = field(default_factory=set)
+    _sending: dict[asyncio.Task[Sent], TaskId] = field(default_factory=dict)
+
+    def lease(self, now: datetime) -> datetime:
+        """Until when a sender that began now is alive; to the millisecond, as it is stored, so that ours is known."""
+        return now + timedelta(milliseconds=round(self.terms.timeout * 1000)) + LEASE_MARGIN
+
+    def callback_expires_at(self, route: str, now: datetime) -> datetime | None:
+        """How long the callback URL of a task that is accepted now is good; None where it gets none."""
+        takes = ROUTES[route].takes_callback and self.terms.callback_base
+        return now + self.terms.callback_ttl if takes else None
+
+    def callback_url(self, task: Task) -> str | None:
+        """Our own callback URL for a task, with its token; None where it has none."""
+        if task.callback_expires_at is None or self.terms.callback_base is None:
+            return None
+        token = signing.mint(self.terms.signing_keys, task.id, task.callback_expires_at)
+        return f"{self.terms.callback_base}/callbacks/{token}"
+
+    def start(self, task: Task, request: Callable[[], HttpRequest], *, may_wait: bool = True) -> asyncio.Task[Sent]:
+        """Send a task that is stored as `submitting`; its slot was taken by `gates.begin`.
+
+        `may_wait`: surely not taken, it goes (back) to the queue; else it is rejected.
+        """
+        sending = asyncio.create_task(self._send(task, request, may_wait=may_wait), name=f"submit {task.id}")
+        self._sending[sending] = task.id
+        sending.add_done_callback(self._ended)
+        return sending
+
+    def is_sending(self, task_id: TaskId) -> bool:
+        """Whether a task is under way."""
+        return task_id in self._sending.values()
+
+    async def settled(self, seconds: float | None = None) -> None:
+        """Wait until no submission is under way, `seconds` at most."""
+        while self._sending:
+            await asyncio.wait(set(self._sending), timeout=seconds)
+            if seconds is not None:
+                return
+
+    def _ended(self, sending: asyncio.Task[Sent]) -> None:
+        del self._sending[sending]
+        if not sending.cancelled() and (error := sending.exception()) is not None:
+            self.log.error("submit.failed", error=repr(error))
+
+    async def _send(self, task: Task, request: Callable[[], HttpRequest], *, may_wait: bool) -> Sent:
+        answer: Submission = Ambiguous("the sender ended before the answer")
+        response: HttpResponse | None = None
+        try:
+            made = request()
+            try:
+                response = await self.egress.submit(made, timeout=self.terms.timeout)
+                answer = ROUTES[task.route].read_submission(response, now=self.clock())
+            except EgressError as error:
+                answer = Ambiguous(str(error)) if error.sent else NotTaken(str(error), None)
+            code = None if response is None else upstream_code(response)
+            kept = await self._keep(Answered(task, answer, code, self.clock(), self.terms, self.rules, may_wait))
+            if kept.state == "pending":
+                self.gates.backlog.add(task.route)
+            return Sent(answer, response, kept)
+        finally:
+            self.gates.end(task.route, answer)
+
+    async def _keep(self, op: Answered) -> Task:
+        """Store the answer, however long the store is away; only then does anybody hear of it. The task as stored."""
+        while True:
+            try:
+                recorded = await self.store.run(op)
+            except StoreUnavailable as error:
+                # Should the process die before the store is back, this line's id lets an operator adopt the task.
+                self.log.error(
+                    "task.answer_unstored",
+                    task_id=op.sent.id,
+                    upstream_id=getattr(op.answer, "upstream_id", None),
+                    error=str(error),
+                )
+                await asyncio.sleep(STORE_RETRY_FOR)
+                continue
+            break
+        self._tell(op.answer, recorded.task)
+        self.after(recorded)
+        return recorded.task
+
+    def _tell(self, answer: Submission, task: Task) -> None:
+        match answer:
+            case Taken():
+                self.log.info("task.submitted", task_id=task.id, upstream_id=answer.upstream_id, route=task.route)
+            case Ambiguous():
+                self.log.warning(
+                    "task.submit_ambiguous",
+                    task_id=task.id,
+                    upstream_id=task.upstream_id,
+                    route=task.route,
+                    reason=answer.reason,
+                )
+            case Refused() | NotTaken():
+                event = "task.submit_deferred" if task.state == "pending" else "task.submit_refused"
+                self.log.warning(
+                    event,
+                    task_id=task.id,
+                    route=task.route,
+                    state=task.state,
+                    reason=answer.reason,
+                    submit_attempts=task.submit_attempts,
+                )

@@ -1,0 +1,189 @@
+"""Submissions of callers who speak the upstream's own language (contract 4.2): the request goes on as it came.
+
+Nothing in it is checked, filled in or changed but `callback_url`: the caller's own becomes a destination of this one
+task, and ours takes its place where the route has one. Values keep their bytes; a body that is no JSON object goes on
+untouched. Such a submission never queues: a refusal, a 429 included, is passed on as it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import orjson
+
+from receiver import ids
+from receiver.errors import AnswerUnknown, Flaw, InvalidInput, StoreUnavailable, UpstreamAway
+from receiver.records import Task
+from receiver.submit.asked import check_callback_url
+from receiver.submit.ops import Accept
+from receiver.submit.repeats import forget, keep_answer, refuse_repeat
+from receiver.upstream import ROUTES
+from receiver.upstream.base import NO_CALLBACK, Ambiguous, NotTaken, Refused, Taken
+from receiver.upstream.data_uri import abridge
+from receiver.wire import HttpRequest
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from receiver.submit.repeats import Asked
+    from receiver.submit.sending import Sender, Sent
+    from receiver.wire import HttpResponse
+
+SLOT_FOR = 10.0
+"""Seconds to wait for a free slot (contract 4.2)."""
+AGAIN_FOR = 1.0
+"""Seconds after which a caller may come again, where nobody said more."""
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(frozen=True)
+class Given:
+    """A caller's request.
+
+    Attributes:
+        headers: those that go on: `content-type`, and `x-runway-version` where the caller has one.
+    """
+
+    body: bytes
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Passed:
+    """The upstream's answer, and the task it is about."""
+
+    task_id: str
+    response: HttpResponse
+
+
+@dataclass
+class Through:
+    """Passes submissions on."""
+
+    sender: Sender
+    stopping: bool = False
+
+    async def submit(self, route_name: str, given: Given, asked: Asked | None) -> Passed:
+        """Send it once; the upstream's own answer.
+
+        Raises:
+            InvalidInput: nothing can be sent to its `callback_url`; nothing was stored.
+            KeyReused, KeyBusy, AnsweredBefore: its Idempotency-Key is known; nothing was stored.
+            UpstreamAway: it was surely not taken, and there is no answer to pass on; the task is kept as `rejected`.
+            AnswerUnknown: it may have been taken, and must not be repeated; the task is kept as `ambiguous`.
+            StoreUnavailable: nothing was stored and nothing sent.
+        """
+        sender, now = self.sender, self.sender.clock()
+        members = _members(given.body)
+        own = self._own_callback(members)
+        task = self._task(route_name, given.body, own, now)
+        opens = now if self.stopping else await sender.gates.slot(route_name, SLOT_FOR)
+        if opens is not None:
+            reason = "no free slot towards the upstream"
+            rejected = msgspec.structs.replace(
+                task, state="rejected", msg=reason, failure=reason, code=500, finished_at=now
+            )
+            await sender.store.run(Accept(rejected, None))
+            raise UpstreamAway(reason, task.id, max((opens - sender.clock()).total_seconds(), 1.0))
+        now = sender.clock()
+        task = msgspec.structs.replace(task, submit_first_at=now, submit_leased_until=sender.lease(now))
+        sender.gates.begin(route_name)
+        try:
+            known = await sender.store.run(Accept(task, None, asked))
+            if known is not None and asked is not None:
+                await refuse_repeat(sender, known, asked)
+        except BaseException:
+            sender.gates.end(route_name)
+            raise
+        request = partial(self._request, task, given, members)
+        # The sending outlives a caller who goes away: its answer is a paid id.
+        return await asyncio.shield(self._answered(sender.start(task, request, may_wait=False), task, asked))
+
+    async def _answered(self, sending: asyncio.Task[Sent], task: Task, asked: Asked | None) -> Passed:
+        try:
+            sent = await sending
+        except Exception as error:
+            # Whatever it was, it may have been sent: the caller must not hear an error that invites a repeat.
+            fault = f"a fault of this program ({type(error).__name__}); the log has more"
+            raise AnswerUnknown(fault, task.id) from error
+        store, response = self.sender.store, sent.response
+        match sent.answer:
+            case NotTaken() as answer if sent.task.state == "rejected":
+                with suppress(StoreUnavailable):
+                    await forget(store, asked)  # the caller may, and should, come again
+                if response is None:
+                    raise UpstreamAway(answer.reason, task.id, answer.retry_after or AGAIN_FOR)
+                return Passed(task.id, response)
+            case NotTaken() | Ambiguous() as answer:
+                raise AnswerUnknown(answer.reason, task.id)
+            case Taken() | Refused():
+                assert response is not None  # noqa: S101 -- only what was not answered has none
+                kind = response.headers.get("content-type")
+                with suppress(StoreUnavailable):  # it was taken, and paid for: the answer counts more than its copy
+                    await keep_answer(store, asked, response.status, kind, response.body)
+                return Passed(task.id, response)
+
+    def _own_callback(self, members: dict[str, msgspec.Raw] | None) -> str | None:
+        raw = bytes((members or {}).get("callback_url", b"null"))
+        url: Any = msgspec.json.decode(raw)
+        if url is None or url == "":
+            return None
+        if not isinstance(url, str):
+            raise InvalidInput("callback_url: text is wanted", [Flaw("text is wanted", pointer="/callback_url")])
+        check_callback_url(url, allow_private=self.sender.terms.allow_private_callbacks)
+        return url
+
+    def _task(self, route_name: str, body: bytes, own: str | None, now: datetime) -> Task:
+        shown = _shown(body)
+        prompt = shown.get(ROUTES[route_name].prompt_key)
+        return Task(
+            id=ids.task_id(int(now.timestamp() * 1000), self.sender.rules.entropy(10)),
+            route=route_name,
+            state="submitting",
+            created_at=now,
+            input_json=orjson.dumps(shown).decode(),
+            callback_expires_at=self.sender.callback_expires_at(route_name, now),
+            prompt=prompt if isinstance(prompt, str) else None,
+            callback_url=own,
+        )
+
+    def _request(self, task: Task, given: Given, members: dict[str, msgspec.Raw] | None) -> HttpRequest:
+        body = given.body
+        if members is not None:
+            body = _with_callback(members, body, ROUTES[task.route].takes_callback, self.sender.callback_url(task))
+        return HttpRequest("POST", f"/{task.route}", given.headers, body)
+
+
+def _members(body: bytes) -> dict[str, msgspec.Raw] | None:
+    """The members of a JSON object, each as its bytes; None for what is none: the upstream will say so."""
+    try:
+        return _MEMBERS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _with_callback(members: dict[str, msgspec.Raw], body: bytes, takes: bool, ours: str | None) -> bytes:
+    """The body with our callback URL in the place of the caller's; without any where the route takes none."""
+    if takes:
+        return msgspec.json.encode({**members, "callback_url": ours or NO_CALLBACK})
+    if "callback_url" not in members:
+        return body
+    return msgspec.json.encode({name: value for name, value in members.items() if name != "callback_url"})
+
+
+def _shown(body: bytes) -> dict[str, Any]:
+    """What is kept of an input: without callback_url, its data URIs abridged; nothing of what is no JSON object."""
+    try:
+        whole = orjson.loads(body)
+        if not isinstance(whole, dict):
+            return {}
+        shown: dict[str, Any] = abridge({name: value for name, value in whole.items() if name != "callback_url"})
+        orjson.dumps(shown)  # what is nested too deep can be read, and not be written again
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):
+        return {}
+    return shown

@@ -1,0 +1,208 @@
+"""The drop-in routes (contract 4.2): change the base URL, keep your code. Translates, decides nothing.
+
+The upstream's own bodies and statuses go through as they came, with `Receiver-Task-Id` added. Our own errors have the
+upstream's shape, `{"error": {"message", "type", "param", "code"}}`. Client libraries repeat a POST by themselves after
+a 5xx; `x-should-retry: false` tells those that honour it where a repeat could be paid twice.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import orjson
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver.errors import (
+    AnsweredBefore,
+    AnswerUnknown,
+    InvalidInput,
+    KeyBusy,
+    ReceiverError,
+    StoreUnavailable,
+    Unauthorized,
+    UpstreamAway,
+)
+from receiver.ids import TaskId
+from receiver.submit import Given, asked_under, holding, keep_answer
+from receiver.upstream import ROUTES
+from receiver.upstream.base import task_request, usable_id
+from receiver.web.asgi import masked, read_body
+from receiver.wire import HttpRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from starlette.requests import Request
+
+    from receiver.records import Task
+    from receiver.relay import Relay, Relayed
+    from receiver.store import Store
+    from receiver.submit import Through
+    from receiver.web.guard import Guard
+    from receiver.wire import HttpResponse
+
+    Handler = Callable[[Request], Awaitable[Response]]
+
+MAX_BODY = 1024 * 1024
+FEED = "/runway/feed"
+TASK = "/runwayml/v1/tasks/{id}"
+NO_REPEAT = {"x-should-retry": "false"}
+_GOES_BACK = ("retry-after",)
+
+
+@dataclass
+class Gateway:
+    """The handlers, and what they translate for."""
+
+    store: Store
+    through: Through
+    relay: Relay
+    guard: Guard
+    max_submission: int
+
+    def routes(self) -> list[Route]:
+        """The route table."""
+        submissions = [Route(f"/{name}", self._guarded(self._submitting(name)), methods=["POST"]) for name in ROUTES]
+        return [
+            *submissions,
+            Route(FEED, self._guarded(self.feed), methods=["POST"]),
+            Route(TASK, self._guarded(self.task), methods=["GET"]),
+        ]
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def handle(request: Request) -> Response:
+            try:
+                self.guard.check(request)
+                return await handler(request)
+            except ReceiverError as error:
+                return problem(error)
+
+        return handle
+
+    # -- submissions -----------------------------------------------------------------------------------------------
+
+    def _submitting(self, route: str) -> Handler:
+        async def submit(request: Request) -> Response:
+            return await self._submit(route, request)
+
+        return submit
+
+    async def _submit(self, route: str, request: Request) -> Response:
+        body = await read_body(request.scope, request.receive, self.max_submission)
+        asked = asked_under(request.headers.get("idempotency-key"), f"/{route}", body)
+        with holding(self.through.sender.held, asked):
+            try:
+                passed = await self.through.submit(route, Given(body, _headers(request)), asked)
+            except AnsweredBefore as known:
+                return await self._again(route, known)
+            except AnswerUnknown as error:
+                answer = problem(error)
+                with suppress(StoreUnavailable):
+                    await keep_answer(self.store, asked, answer.status_code, answer.media_type, bytes(answer.body))
+                return answer
+        return _as_it_came(passed.response, passed.task_id)
+
+    async def _again(self, route: str, known: AnsweredBefore) -> Response:
+        """A repeat under its Idempotency-Key: the first answer's bytes; where none were kept, what the task tells."""
+        replayed = {"idempotency-replayed": "true", "receiver-task-id": known.task_id}
+        if known.status is not None:
+            kind = {"content-type": known.content_type} if known.content_type else {}
+            no_repeat = NO_REPEAT if known.status == AnswerUnknown.http_status else {}
+            return Response(known.body, known.status, {**kind, **replayed, **no_repeat})
+        task = await self.store.read(lambda connection: self.store.tasks.get(connection, TaskId(known.task_id)))
+        return _from_task(route, task, replayed)
+
+    # -- lookups ---------------------------------------------------------------------------------------------------
+
+    async def feed(self, request: Request) -> Response:
+        """`POST /runway/feed`."""
+        body = await read_body(request.scope, request.receive, MAX_BODY)
+        try:
+            named = usable_id(msgspec.json.decode(body, type=_Feed).task_id)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            named = None  # the upstream will say what is wrong with it
+        relayed = await self.relay.look_up("feed", named, HttpRequest("POST", FEED, _headers(request), body))
+        return _relayed(relayed)
+
+    async def task(self, request: Request) -> Response:
+        """`GET /runwayml/v1/tasks/{id}`."""
+        upstream_id: str = request.path_params["id"]
+        asked = task_request(upstream_id)
+        headers = {name: value for name, value in _headers(request).items() if name != "content-type"}
+        relayed = await self.relay.look_up(
+            "task", usable_id(upstream_id), HttpRequest(asked.method, asked.url, headers)
+        )
+        return _relayed(relayed)
+
+
+class _Feed(msgspec.Struct):
+    task_id: str | None = None
+
+
+# -- translating ---------------------------------------------------------------------------------------------------
+
+
+def _headers(request: Request) -> dict[str, str]:
+    """What of a caller's headers goes on: the kind of its body, and its version of the upstream's language."""
+    kept = {"content-type": request.headers.get("content-type", "application/json")[:200]}
+    version = request.headers.get("x-runway-version", "").strip()
+    if version:
+        kept["x-runway-version"] = version[:100]
+    if not all(value.isascii() and value.isprintable() for value in kept.values()):
+        raise InvalidInput("content-type and x-runway-version are plain ASCII on one line")
+    return kept
+
+
+def _as_it_came(response: HttpResponse, task_id: str | None) -> Response:
+    headers = {name: response.headers[name] for name in _GOES_BACK if name in response.headers}
+    if task_id is not None:
+        headers["receiver-task-id"] = task_id
+    answer = Response(response.body, response.status, headers)
+    if "content-type" in response.headers:
+        answer.headers["content-type"] = response.headers["content-type"]
+    return answer
+
+
+def _relayed(relayed: Relayed) -> Response:
+    return _as_it_came(relayed.response, relayed.task_id)
+
+
+def _from_task(route: str, task: Task | None, headers: Mapping[str, str]) -> Response:
+    """What a task tells of a submission whose answer was lost with the process that had it."""
+    if task is None or task.upstream_id is None:
+        if task is not None and task.state == "rejected":
+            return problem(UpstreamAway(task.msg, task.id, 1.0), headers)
+        return problem(AnswerUnknown("it may have been taken, do not repeat it", headers["receiver-task-id"]), headers)
+    taken: dict[str, Any] = {"id": task.upstream_id}
+    if ROUTES[route].feed_first:
+        taken = {"code": 200, "msg": "success", "data": {"task_id": task.upstream_id}}
+    return Response(orjson.dumps(taken), 200, dict(headers), "application/json")
+
+
+def problem(error: ReceiverError, more: Mapping[str, str] | None = None) -> Response:
+    """An error of ours in the upstream's shape (upstream.md 1.1, E1)."""
+    headers = dict(more or {})
+    param = ""
+    match error:
+        case UpstreamAway():
+            headers["retry-after"] = str(max(1, round(error.retry_after)))
+        case AnswerUnknown():
+            headers |= NO_REPEAT
+        case StoreUnavailable():
+            headers["retry-after"] = "5"
+        case KeyBusy():
+            headers["retry-after"] = "1"
+        case Unauthorized():
+            headers["www-authenticate"] = "Bearer"
+        case InvalidInput() if error.flaws and error.flaws[0].pointer:
+            param = error.flaws[0].pointer.rpartition("/")[2]
+    task_id = getattr(error, "task_id", None)
+    if task_id:
+        headers["receiver-task-id"] = task_id
+    words = {"message": str(error), "type": "receiver_error", "param": param, "code": error.code}
+    body = masked(orjson.dumps({"error": words}))
+    return Response(body, error.http_status, headers, "application/json")
