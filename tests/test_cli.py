@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 COMMANDS = [
     "demo", "serve", "init", "submit", "emulator", "trigger", "config check", "config show", "config schema",
-    "tasks list", "tasks show", "tasks refresh", "tasks cancel", "tasks adopt", "db upgrade", "db check",
+    "tasks list", "tasks show", "tasks refresh", "tasks cancel", "tasks adopt", "db upgrade", "db check", "doctor",
 ]  # fmt: skip
-READING = ["config check", "config show", "config schema", "tasks list", "tasks show", "db check"]
+READING = ["config check", "config show", "config schema", "tasks list", "tasks show", "db check", "doctor"]
 PRO, VIDEO, IMAGE = "runway/pro/video2video", "runwayml/v1/video_to_video", "runwayml/v1/image_to_video"
 
 
@@ -76,6 +76,12 @@ def test_help_loads_nothing_heavy() -> None:
         (f"submit {PRO} --input {{ --dry-run", "not JSON"),
         (f"submit {PRO} --input @nowhere.json --dry-run", "cannot read nowhere.json"),
         (f"submit {PRO} --metadata team --dry-run", "team=vfx"),
+        (f"submit {PRO} --video x --prompt y --callback-url ftp://x --dry-run", "callback_url"),
+        (f"submit {PRO} --video x --prompt y --callback-url http://127.1/ --dry-run", "private addresses"),
+        (f'submit {PRO} --input {{"video":"x","prompt":"y","callback_url":"http://z"}} --dry-run', "--callback-url"),
+        ("submit --from nowhere.jsonl", "cannot read nowhere.jsonl"),
+        ("submit --from config.toml --wait", "--wait"),
+        (f"submit {PRO} --from config.toml --prompt x", "--prompt"),
         ("trigger nothing", "succeeded"),
         ("emulator --callback nonsense", "nonsense"),
         ("emulator --chance lookup=500", "callback=missing:0.1"),
@@ -94,6 +100,33 @@ def test_wrong_usage_is_2_and_names_what_is_wrong(configured: Path, arguments: s
 def test_the_version_is_printed(tmp_path: Path) -> None:
     """--version: one line."""
     assert re.fullmatch(r"receiver \d+\.\d+\S*\n", receiver("--version", cwd=tmp_path).stdout)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_shown_for_every_shell(shell: str, tmp_path: Path) -> None:
+    """--show-completion: a script that names the program; nothing is installed."""
+    ended = receiver("--show-completion", shell, cwd=tmp_path, env={"HOME": str(tmp_path)})
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "receiver" in ended.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("receiver su", ["submit"]),
+        ("receiver dest", ["destinations"]),
+        ("receiver destinations pa", ["pause"]),
+        ("receiver submit run", list(MEMBERS)),
+        ("receiver submit runwayml/v1/i", [IMAGE]),
+        ("receiver trigger su", ["succeeded"]),
+    ],
+)
+def test_completion_offers_commands_and_values(words: str, offered: list[str], tmp_path: Path) -> None:
+    """What the shell asks while one types: commands, subcommands, and the routes there are."""
+    asked = {"_RECEIVER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    ended = receiver(cwd=tmp_path, env=asked)
+    assert (ended.stdout.split(), ended.stderr) == (offered, "")
 
 
 # -- init and config ---------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from receiver.cli import (
     deliveries,
     demo,
     destinations,
+    doctor,
     emulator,
     listen,
     output,
@@ -34,7 +35,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
     help="A webhook receiver and callback router for AI video tasks: submits them, believes their callbacks with care, "
     "looks after the lost ones, and delivers signed events.",
     epilog="To see it work, without a key and without cost: receiver demo",
@@ -60,6 +60,7 @@ def _root(
 app.command(rich_help_panel=START)(demo.demo)
 app.command(rich_help_panel=START)(service.init)
 app.command(rich_help_panel=START)(service.serve)
+app.command(rich_help_panel=START)(doctor.doctor)
 app.add_typer(service.config_app, name="config", rich_help_panel=START)
 app.add_typer(service.db_app, name="db", rich_help_panel=START)
 app.command(rich_help_panel=WORK)(submit.submit)

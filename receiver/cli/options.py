@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from receiver.client import Client
+    from receiver.client import AsyncClient, Client
     from receiver.config import Config
+
+T = TypeVar("T")
 
 ConfigOption = Annotated[
     Path | None,
@@ -70,13 +72,24 @@ def connect(path: Path | None, url: str | None) -> Client:
     """
     from receiver.client import Client
 
+    return _connected(Client, path, url)
+
+
+def connect_async(path: Path | None, url: str | None) -> AsyncClient:
+    """The same, to be awaited."""
+    from receiver.client import AsyncClient
+
+    return _connected(AsyncClient, path, url)
+
+
+def _connected(kind: Callable[[str, str | None], T], path: Path | None, url: str | None) -> T:
     where, key = url or os.environ.get("RECEIVER_URL"), os.environ.get("RECEIVER_API_KEY")
     settings = load(path) if path is not None or not where or not key else None
     if settings is not None:
         where = where or service_url(settings)
         key = key or (settings.security.api_keys[-1] if settings.security.api_keys else None)
     try:
-        return Client(where or "", key)
+        return kind(where or "", key)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from None
 

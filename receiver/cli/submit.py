@@ -1,9 +1,9 @@
-"""`receiver submit`: one task, through a running service; or, with `--dry-run`, the request it would send, unsent."""
+"""`receiver submit`: a task, or with `--from` many, through a running service; with `--dry-run` what it would send."""
 
 from __future__ import annotations
 
+import contextlib
 import json as jsons
-import secrets
 import sys
 import time
 from pathlib import Path
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from receiver.cli import output, way
-from receiver.cli.options import ConfigOption, JsonOption, UrlOption, connect, load
+from receiver.cli.options import ConfigOption, JsonOption, UrlOption, connect, connect_async, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from receiver.cli.jobs import JobFile
     from receiver.client import Client
-    from receiver.upstream.base import UpstreamRoute
 
 MEMBERS: Final = {
     "runway/pro/video2video": ("video", "prompt"),
@@ -29,11 +29,20 @@ MEMBERS: Final = {
 """What `--video` and `--prompt` are called in each route's own body."""
 PATIENCE_FOR: Final = 60.0
 """Seconds that `--wait` bears with a service that is away, restarting say."""
-MASK: Final = "***"
+SENDERS: Final = 16
+"""Lines of a file under way at once: enough for the store to commit them together."""
 
 
 def submit(
-    route: Annotated[str, typer.Argument(help=f"One of {', '.join(MEMBERS)}.", metavar="ROUTE", show_default=False)],
+    route: Annotated[
+        str | None,
+        typer.Argument(
+            help=f"One of {', '.join(MEMBERS)}. With --from it is for the lines that name none.",
+            metavar="ROUTE",
+            show_default=False,
+            autocompletion=lambda: list(MEMBERS),
+        ),
+    ] = None,
     *,
     video: Annotated[
         str | None, typer.Option("--video", "--image", help="What to start from: a URL, or a data URI.", metavar="URL")
@@ -53,6 +62,28 @@ def submit(
     destination: Annotated[
         list[str] | None, typer.Option(help="Only this destination (repeatable); else all that match.", metavar="NAME")
     ] = None,
+    callback_url: Annotated[
+        str | None,
+        typer.Option(
+            "--callback-url", help="Gets this task's terminal event, as the upstream would send it.", metavar="URL"
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Submit many: a file with a JSON object a line, or stdin (-). "
+            'Members: "route", "input", "metadata", "destinations", "callback_url", "idempotency_key". '
+            "Run it again at any time: what was submitted is not submitted twice.",
+            metavar="JOBS.JSONL",
+        ),
+    ] = None,
+    batch: Annotated[
+        str, typer.Option(help="With --from: a name that makes the same jobs new ones.", metavar="NAME")
+    ] = "",
+    senders: Annotated[
+        int, typer.Option("--concurrency", help="With --from: lines under way at once.", min=1, max=256)
+    ] = SENDERS,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it ends: 0 if it succeeded, else 1.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the request to the upstream; send nothing. Needs no service.")
@@ -61,21 +92,28 @@ def submit(
     url: UrlOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Submit a task through a running service.
+    """Submit a task through a running service; with --from, thousands.
 
     Example:
       receiver submit runway/pro/video2video --video URL --prompt "a cat" --wait
       receiver submit runwayml/v1/image_to_video --image URL --metadata team=vfx
       receiver submit runway/pro/video2video --input @body.json --dry-run
+      receiver submit --from jobs.jsonl
     """
-    name = _route(route)
+    name, labels = None if route is None else _route(route), _labels(metadata or [])
+    if source is not None:
+        _alone({"--video": video, "--prompt": prompt, "--input": given, "--wait": wait or None})
+        with _jobs(source, name, labels, destination, callback_url, batch) as jobs:
+            _submit_all(jobs, config, url, senders, dry_run=dry_run, json=json)
+        return
+    if name is None:
+        raise typer.BadParameter(f"it is missing; there are {', '.join(MEMBERS)}", param_hint="ROUTE")
     body = _input(name, given, video, prompt)
-    labels = _labels(metadata or [])
     if dry_run:
-        _show_request(name, body, config, json=json)
+        _show_request(name, body, callback_url, config, json=json)
         return
     with connect(config, url) as client:
-        task = _send(client, name, body, labels, destination)
+        task = _send(client, name, body, labels, destination, callback_url)
         if not json:
             _tell(task, wait=wait)
         if wait:
@@ -100,6 +138,12 @@ def _route(text: str) -> str:
     near = difflib.get_close_matches(name, MEMBERS, 1, 0.5)
     meant = f" (did you mean {near[0]}?)" if near else ""
     raise typer.BadParameter(f"there is no route {text!r}{meant}; there are {', '.join(MEMBERS)}", param_hint="ROUTE")
+
+
+def _alone(options: dict[str, Any]) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise typer.BadParameter("this is for one task; a file says it line by line", param_hint=option)
 
 
 def _input(route: str, given: str | None, video: str | None, prompt: str | None) -> dict[str, Any]:
@@ -143,49 +187,86 @@ def _labels(given: list[str]) -> dict[str, str]:
 # -- without sending -----------------------------------------------------------------------------------------------
 
 
-def _show_request(name: str, body: dict[str, Any], config: Path | None, *, json: bool) -> None:
-    """The exact request to the upstream: key and callback token masked, long data URIs abridged."""
-    from receiver.submit import check
-    from receiver.upstream import ROUTES
-    from receiver.upstream.base import SEED_LIMIT
-    from receiver.upstream.data_uri import abridge
+def _show_request(
+    name: str, body: dict[str, Any], callback_url: str | None, config: Path | None, *, json: bool
+) -> None:
+    from receiver.cli import unsent
+    from receiver.submit.asked import check_callback_url
 
-    settings, route = load(config), ROUTES[name]
-    check(route, body)
-    filled = abridge(route.fill(body, seed=secrets.randbelow(SEED_LIMIT)))
-    request = route.submit(filled, _callback_url(route, settings.server.public_url))
-    key = f"Bearer {MASK}" if settings.upstream.api_key else "(no key is configured)"
-    headers = {"authorization": key, "x-runway-version": settings.upstream.runway_version, **request.headers}
-    shown = {
-        "method": request.method,
-        "url": f"{settings.upstream.base_url.rstrip('/')}{request.url}",
-        "headers": headers,
-        "body": jsons.loads(request.body),
-    }
-    if json:
-        output.document(shown)
+    settings = load(config)
+    if callback_url is not None:  # the upstream is never told of it: it is called back by the service
+        check_callback_url(callback_url, allow_private=settings.security.allow_private_callbacks)
+    unsent.show(unsent.request(settings, name, body), json=json)
+
+
+# -- many ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _jobs(
+    source: str,
+    route: str | None,
+    labels: dict[str, str],
+    destinations: list[str] | None,
+    callback_url: str | None,
+    batch: str,
+) -> Iterator[JobFile]:
+    """The file, open; of stdin a copy, since it is read twice."""
+    import shutil
+    import tempfile
+
+    from receiver.cli.jobs import Given, JobFile
+
+    given = Given(route, labels, destinations, callback_url)
+    if source == "-":
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            yield JobFile("stdin", copy, given, batch)
         return
-    output.say(f"{shown['method']} {shown['url']}")
-    for header, value in headers.items():
-        output.say(f"{header}: {value}")
-    output.say("\n", jsons.dumps(shown["body"], indent=2, ensure_ascii=False))
-    output.hint("This is the request to the upstream. Nothing was sent.")
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(Path(source).open("rb"))
+        except OSError as error:
+            raise typer.BadParameter(f"cannot read {source}: {error.strerror}", param_hint="--from") from None
+        yield JobFile(source, file, given, batch)
 
 
-def _callback_url(route: UpstreamRoute, public_url: str | None) -> str | None:
-    return f"{public_url.rstrip('/')}/callbacks/{MASK}" if route.takes_callback and public_url else None
+def _submit_all(
+    jobs: JobFile, config: Path | None, url: str | None, senders: int, *, dry_run: bool, json: bool
+) -> None:
+    from receiver.cli import bulk, unsent
+
+    mistakes = jobs.check()
+    if mistakes:
+        for mistake in mistakes:
+            output.say(mistake, console=output.err())
+        output.hint("Nothing was submitted.")
+        raise typer.Exit(output.USAGE)
+    if dry_run:
+        settings = load(config)
+        lines = (jobs.document(job) for job in jobs.jobs)
+        unsent.show_all(unsent.request(settings, line["route"], line["input"]) for line in lines)
+        return
+    code = bulk.submit_all(connect_async(config, url), jobs, senders=senders, json=json)
+    if code:
+        raise typer.Exit(code)
 
 
 # -- sending -------------------------------------------------------------------------------------------------------
 
 
 def _send(
-    client: Client, name: str, body: dict[str, Any], labels: dict[str, str], destinations: list[str] | None
+    client: Client,
+    name: str,
+    body: dict[str, Any],
+    labels: dict[str, str],
+    destinations: list[str] | None,
+    callback_url: str | None,
 ) -> dict[str, Any]:
     from receiver.client import ApiProblem, Unreachable
 
     try:
-        return client.submit(name, body, metadata=labels, destinations=destinations)
+        return client.submit(name, body, metadata=labels, destinations=destinations, callback_url=callback_url)
     except ApiProblem as error:
         if error.kind == "invalid-input":
             media, prompt = MEMBERS[name]
@@ -220,11 +301,9 @@ def _wait(client: Client, task: dict[str, Any], *, quiet: bool) -> dict[str, Any
 
 
 def _live(task: dict[str, Any]) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
-    from contextlib import contextmanager
-
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    @contextmanager
+    @contextlib.contextmanager
     def live() -> Iterator[Callable[[dict[str, Any]], None]]:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
         with Progress(*columns, TimeElapsedColumn(), console=output.err(), transient=True) as progress:
@@ -242,8 +321,6 @@ def _live(task: dict[str, Any]) -> AbstractContextManager[Callable[[dict[str, An
 
 
 def _lines(*, quiet: bool) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
-    from contextlib import nullcontext
-
     began, last = time.monotonic(), [""]
 
     def show(task: dict[str, Any]) -> None:
@@ -253,7 +330,7 @@ def _lines(*, quiet: bool) -> AbstractContextManager[Callable[[dict[str, Any]], 
             last[0] = words
             output.say(f"{time.monotonic() - began:7.1f} s  {words}", console=output.err() if quiet else None)
 
-    return nullcontext(show)
+    return contextlib.nullcontext(show)
 
 
 def _result(task: dict[str, Any]) -> None:
