@@ -22,6 +22,7 @@ import time
 import traceback
 from collections import deque
 from contextlib import suppress
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 from urllib.parse import quote
 
@@ -40,6 +41,10 @@ LEAST_HIDDEN: Final = 6
 """Characters; a shorter value is a word that stands everywhere, and hiding it would hide the log."""
 
 IDS_FIRST: Final = ("task_id", "upstream_id", "event_id", "delivery_id", "destination", "attempt")
+request_id: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
+"""The id of the API request that is being answered; it stands in every line that is written for it."""
+NO_REQUEST: Final = Context()
+"""The context of what a request only set off: work for others, which is none of its lines."""
 _QUIET: Final = ("httpx", "httpcore", "aiohttp.access", "aiohttp.client", "uvicorn.access")
 """Their INFO lines print whole URLs, callback tokens included (stack.md)."""
 
@@ -170,6 +175,9 @@ def _line(_logger: Any, level: str, given: MutableMapping[str, Any]) -> bytes:
         if name in given:
             line[name] = None
     line.update(given)  # a key that is there keeps its place
+    asked = request_id.get()  # 15 ns; structlog's own way costs ten times that, on every line of the hot path
+    if asked is not None:
+        line["request_id"] = asked
     line["timestamp"], line["level"] = _timestamp(), level
     if "exc_info" in line:
         _with_traceback(line)

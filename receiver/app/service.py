@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ from receiver.web.feed import Feed
 from receiver.web.gateway import Gateway
 from receiver.web.guard import Guard
 from receiver.web.health import Health
+from receiver.web.limits import Limits
 from receiver.web.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -74,7 +76,8 @@ class Service:
         door = CallbackDoor(
             self.store, rules, self.after, self.sweeper.refusals, self.after.log, clock, config.security.signing_keys
         )
-        guard = Guard(config.security.api_keys)
+        rate = config.server.rate_per_key
+        guard = Guard(config.security.api_keys, Limits(None if rate is None else (rate.count, rate.per), clock))
         outbox = Outbox(self.store, self.deliverer, self.replayer, guard, clock)
         feed = Feed(self.store, self.after, guard)
         gateway = Gateway(self.store, self.through, self.relay, guard, config.server.max_submission)
@@ -93,8 +96,10 @@ class Service:
         path = urlsplit(config.server.public_url or "").path.rstrip("/")
         self.front = Front(
             door,
-            [*api.routes(), *outbox.routes(), *feed.routes(), *gateway.routes(), *probes.routes()],
+            [row for room in (api, feed, outbox, gateway, probes) for row in room.table()],
+            guard=guard,
             public_path=path,
+            new_id=_request_id,
         )
 
     @classmethod
@@ -225,6 +230,10 @@ class Service:
         await self.store.close()
         self.lock.release()
         self.after.log.info("service.stopped")
+
+
+def _request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
 
 
 def _lock(url: str) -> ServeLock:

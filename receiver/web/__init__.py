@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
 
-from receiver.web import problems
+from receiver.web import answers, doorway, problems
+from receiver.web.docs import Docs
+from receiver.web.openapi import OpenApi
+from receiver.web.request_id import RequestIds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from receiver.web.callbacks import CallbackDoor
+    from receiver.web.guard import Guard
+    from receiver.web.table import Operation
 
 
 class Front:
@@ -28,16 +32,41 @@ class Front:
 
     Attributes:
         prefixes: what callback paths begin with: `/callbacks/`, and the same under the path of `public_url`.
+        openapi: the document of all that is served.
     """
 
-    def __init__(self, door: CallbackDoor, routes: Sequence[Route], *, public_path: str) -> None:
-        """`public_path` is the path of `public_url`, without a slash at its end."""
+    def __init__(
+        self,
+        door: CallbackDoor,
+        table: Sequence[Operation],
+        *,
+        guard: Guard,
+        public_path: str,
+        new_id: Callable[[], str],
+        count: answers.Count | None = None,
+    ) -> None:
+        """Put the rows of `table` behind the door.
+
+        Args:
+            door: takes the callbacks.
+            table: the rows of every room.
+            guard: of the rows that want a key.
+            public_path: the path of `public_url`, without a slash at its end.
+            new_id: makes a request's id.
+            count: hears of every answer; see `answers.routes`.
+        """
         self._door = door
         self._prefixes = tuple({"/callbacks/", f"{public_path}/callbacks/"})
-        self._rest: ASGIApp = Starlette(
-            routes=[*routes, Route("/docs/problems/{code}", problems.page)],
+        self.openapi = OpenApi([*table, *doorway.table()])
+        docs = Docs(self.openapi)
+        self.openapi.operations += docs.table()
+        rows = [*self.openapi.operations, *self.openapi.table()]
+        behind = Starlette(
+            routes=answers.routes(guard, rows, count),
             exception_handlers={HTTPException: _http_error, Exception: _fault},
         )
+        behind.router.redirect_slashes = False  # a path is there, or it is a 404: a redirect loses a body
+        self._rest: ASGIApp = RequestIds(behind, new_id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

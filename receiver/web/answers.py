@@ -22,13 +22,14 @@ from receiver.web import problems
 from receiver.web.asgi import SMALL, masked
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from starlette.requests import Request
 
     from receiver.web.guard import Guard
+    from receiver.web.table import Handler, Operation
 
-    Handler = Callable[[Request], Awaitable[Response]]
+    Count = Callable[[str, str, str], None]
     Document = dict[str, Any]
 
 PAGE_BYTES = 4 * 1024 * 1024
@@ -40,20 +41,34 @@ STEP = 25
 _pen: Final = ThreadPoolExecutor(1, thread_name_prefix="web-pen")
 
 
-def routes(guard: Guard, table: Sequence[tuple[str, str, Handler]]) -> list[Route]:
-    """The routes under `/api/v1` (method, path, handler), each guarded; errors of ours become problem documents."""
+def routes(guard: Guard, table: Iterable[Operation], count: Count | None = None) -> list[Route]:
+    """Starlette's routes of a table: guarded as each row says; errors of ours become problem documents.
+
+    `count` hears of every answer: method, path as it stands in the table, status.
+    """
     by_path: dict[str, dict[str, Handler]] = {}
-    for method, path, handler in table:
-        by_path.setdefault(path, {})[method] = handler
-    return [Route(f"/api/v1{path}", _guarded(guard, these), methods=[*these]) for path, these in by_path.items()]
+    for row in table:
+        if row.handler is not None:
+            handler = _guarded(guard, row.handler) if row.access == "key" else row.handler
+            by_path.setdefault(row.path, {})[row.method] = handler
+    return [Route(path, _by_method(path, these, count), methods=[*these]) for path, these in by_path.items()]
 
 
-def _guarded(guard: Guard, handlers: Mapping[str, Handler]) -> Handler:
+def _by_method(path: str, handlers: Mapping[str, Handler], count: Count | None) -> Handler:
     async def handle(request: Request) -> Response:
-        method = "GET" if request.method == "HEAD" else request.method
+        response = await handlers["GET" if request.method == "HEAD" else request.method](request)
+        if count is not None:
+            count(request.method, path, str(response.status_code))
+        return response
+
+    return handle
+
+
+def _guarded(guard: Guard, handler: Handler) -> Handler:
+    async def handle(request: Request) -> Response:
         try:
             guard.check(request)
-            return await handlers[method](request)
+            return await handler(request)
         except ReceiverError as error:
             return problems.of(error)
 

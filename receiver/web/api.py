@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import base64
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,19 +16,20 @@ from starlette.responses import Response
 from receiver import lifecycle
 from receiver.errors import AnsweredBefore, Flaw, InvalidInput, NotFound, StoreUnavailable, UpstreamRefused
 from receiver.ids import TaskId
-from receiver.ingest import Wake, stamp
+from receiver.ingest import Wake
 from receiver.submit import Adopt, Cancel, asked_under, holding, keep_answer
 from receiver.upstream import ROUTES
 from receiver.upstream.base import usable_id
-from receiver.web import answers, problems, requests, views
+from receiver.web import problems, requests, shapes, table, views
 from receiver.web.answers import Page, answered
-from receiver.web.requests import RECHECK_FOR, Strict
+from receiver.web.bodies import EXAMPLE, IDEMPOTENCY_KEY, PREFER, SUBMIT, AdoptBody, SubmitBody
+from receiver.web.requests import RECHECK_FOR
+from receiver.web.table import API, PROBLEM_DOCUMENT, Answer, Body, Operation, Parameter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.requests import Request
-    from starlette.routing import Route
 
     from receiver.ingest import After, Rulebook
     from receiver.records import Task
@@ -39,20 +41,17 @@ MAX_DEPTH = 100
 """Levels of `input` and of `metadata`; what stands deeper could be read, and not be written again."""
 
 
-class SubmitBody(Strict):
-    """The body of `POST /tasks`."""
-
-    route: str
-    input: dict[str, Any]
-    metadata: dict[str, Any] | None = None
-    destinations: list[str] | None = None
-    callback_url: str | None = None
-
-
-class AdoptBody(Strict):
-    """The body of `POST /tasks/{id}/adopt`."""
-
-    upstream_id: str
+ACCEPTED = {
+    "Location": "The task's path.",
+    "Idempotency-Replayed": "`true`, where this is the answer to a request before.",
+}
+OF_TASK = {
+    **table.leads("/id", "showTask", "showTimeline", "refreshTask", "cancelTask", "adoptTask"),
+    **table.leads("/id", "listDeliveries", by="task"),
+}
+_LATEST = 253_402_300_799_999
+"""Milliseconds: the end of the year 9999."""
+CURSOR = re.compile(r"[0-9]{1,15}-tsk_[0-9a-hjkmnp-tv-z]{26}")
 
 
 @dataclass
@@ -69,20 +68,100 @@ class Api:
     destinations: frozenset[str]
     lookup_for: float
 
-    def routes(self) -> list[Route]:
+    def table(self) -> list[Operation]:
         """The route table."""
-        return answers.routes(
-            self.guard,
-            [
-                ("POST", "/tasks", self.submit),
-                ("GET", "/tasks", self.list_tasks),
-                ("GET", "/tasks/{id}", self.show),
-                ("GET", "/tasks/{id}/timeline", self.timeline),
-                ("POST", "/tasks/{id}/refresh", self.refresh),
-                ("POST", "/tasks/{id}/cancel", self.cancel),
-                ("POST", "/tasks/{id}/adopt", self.adopt),
-            ],
-        )
+        row = partial(Operation, tag="tasks")
+        one = f"{API}/tasks/{{id}}"
+        return [
+            row(
+                method="POST",
+                path=f"{API}/tasks",
+                handler=self.submit,
+                name="submitTask",
+                summary="Submit a task",
+                says=SUBMIT,
+                asks=[IDEMPOTENCY_KEY, PREFER],
+                takes=Body(SubmitBody, "The route, and the upstream's own body for it.", example=EXAMPLE),
+                answers=[
+                    Answer(201, "The upstream took it.", shapes.Task, headers=ACCEPTED, links=OF_TASK),
+                    Answer(202, "`pending`, or `ambiguous`: see above.", shapes.Task, headers=ACCEPTED, links=OF_TASK),
+                    Answer("4XX", "The upstream's own refusal, as the problem `upstream-refused`.", *PROBLEM_DOCUMENT),
+                    Answer(502, "It refused for this service's account: `upstream-refused`, too.", *PROBLEM_DOCUMENT),
+                ],
+                problems=[
+                    *("idempotency-key-busy", "too-large", "body-timeout"),
+                    *("invalid-input", "idempotency-key-reused", "upstream-refused"),
+                ],
+            ),
+            row(
+                method="GET",
+                path=f"{API}/tasks",
+                handler=self.list_tasks,
+                name="listTasks",
+                summary="List tasks",
+                says="Newest first.",
+                asks=[
+                    table.some_of(lifecycle.TASK_STATES),
+                    Parameter("route", {"type": "string"}, "Only those of one upstream route."),
+                    table.SINCE,
+                    table.LIMIT,
+                    table.cursor({"type": "string", "pattern": f"^{CURSOR.pattern}$"}),
+                ],
+                answers=[Answer(200, "A page.", shapes.TaskPage, headers=table.NEXT)],
+                problems=["invalid-input"],
+            ),
+            row(
+                method="GET",
+                path=one,
+                handler=self.show,
+                name="showTask",
+                summary="Show a task",
+                says="With `wait`, once it is terminal, or as it is when that time is over.",
+                asks=[table.WAIT],
+                answers=[Answer(200, "The task.", shapes.Task, links=OF_TASK)],
+                problems=["not-found", "invalid-input"],
+            ),
+            row(
+                method="GET",
+                path=f"{one}/timeline",
+                handler=self.timeline,
+                name="showTimeline",
+                summary="Show a task's way",
+                says="Every observation with its raw body, lookup, event, delivery and attempt, in order.",
+                answers=[Answer(200, "All of it: there is one page.", shapes.Timeline)],
+                problems=["not-found"],
+            ),
+            row(
+                method="POST",
+                path=f"{one}/refresh",
+                handler=self.refresh,
+                name="refreshTask",
+                summary="Look a task up now",
+                answers=[Answer(200, "The task after the lookup.", shapes.Task)],
+                problems=["not-found"],
+            ),
+            row(
+                method="POST",
+                path=f"{one}/cancel",
+                handler=self.cancel,
+                name="cancelTask",
+                summary="Stop tracking a task",
+                says="It ends as `cancelled`, and its event goes out. The upstream is not told: it has no way to be.",
+                answers=[Answer(200, "The task.", shapes.Task)],
+                problems=["not-found", "conflict"],
+            ),
+            row(
+                method="POST",
+                path=f"{one}/adopt",
+                handler=self.adopt,
+                name="adoptTask",
+                summary="Give a task its upstream id by hand",
+                says="For an `ambiguous` or `lost` task whose id you know from elsewhere.",
+                takes=Body(AdoptBody, "The upstream's id.", example={"upstream_id": "3c2e…"}),
+                answers=[Answer(200, "The task; it is looked up at once.", shapes.Task)],
+                problems=["not-found", "conflict", "too-large", "body-timeout", "invalid-input"],
+            ),
+        ]
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
@@ -261,15 +340,14 @@ def _preferences(request: Request) -> set[str]:
 
 
 def _cursor_of(row: Task) -> str:
-    return base64.urlsafe_b64encode(f"{stamp(row.created_at)}|{row.id}".encode()).decode().rstrip("=")
+    return f"{round(row.created_at.timestamp() * 1000)}-{row.id}"
 
 
 def _cursor(request: Request) -> tuple[datetime, str] | None:
     text = request.query_params.get("cursor")
     if text is None:
         return None
-    try:
-        at, _, last = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition("|")
-        return datetime.fromisoformat(at).astimezone(UTC), last
-    except (ValueError, OverflowError):
-        raise requests.no_cursor("cursor") from None
+    if not CURSOR.fullmatch(text):
+        raise requests.no_cursor("cursor")
+    ms, _, last = text.partition("-")
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=min(int(ms), _LATEST)), last

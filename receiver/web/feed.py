@@ -9,14 +9,14 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from receiver.web import answers, requests, views
+from receiver.web import answers, requests, shapes, table, views
 from receiver.web.answers import Page
 from receiver.web.requests import RECHECK_FOR
+from receiver.web.table import API, Answer, Operation, Parameter
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.routing import Route
 
     from receiver.ingest import After
     from receiver.records import Event
@@ -32,9 +32,36 @@ class Feed:
     after: After
     guard: Guard
 
-    def routes(self) -> list[Route]:
+    def table(self) -> list[Operation]:
         """The route table."""
-        return answers.routes(self.guard, [("GET", "/events", self.events)])
+        after = Parameter(
+            "after",
+            {"type": "integer", "minimum": 0, "maximum": requests.MAX_PLACE},
+            "The last page's `next_cursor`; it stays good for ever. Absent: from the oldest kept.",
+        )
+        return [
+            Operation(
+                method="GET",
+                path=f"{API}/events",
+                handler=self.events,
+                name="listEvents",
+                tag="events",
+                summary="Read the feed",
+                says="Oldest first, without gaps: the terminal events, and others that some destination names. With "
+                "`wait`, as soon as there is one.",
+                asks=[after, table.LIMIT, table.WAIT],
+                answers=[
+                    Answer(
+                        200,
+                        "A page; empty where nothing follows.",
+                        shapes.EventPage,
+                        headers=table.NEXT,
+                        links=table.leads("/next_cursor", "listEvents", by="after"),
+                    )
+                ],
+                problems=["invalid-input"],
+            )
+        ]
 
     async def events(self, request: Request) -> Response:
         """`GET /events`, waiting for one where asked to; the cursor is never null, so there is always a next page."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 from starlette.responses import Response
-from starlette.routing import Route
 
 from receiver.errors import (
     AnsweredBefore,
@@ -30,6 +29,7 @@ from receiver.ids import TaskId
 from receiver.submit import Given, asked_under, holding, keep_answer
 from receiver.upstream import ROUTES
 from receiver.upstream.base import task_request, usable_id
+from receiver.web import dropin
 from receiver.web.asgi import masked, read_body
 from receiver.wire import HttpRequest
 
@@ -43,13 +43,12 @@ if TYPE_CHECKING:
     from receiver.store import Store
     from receiver.submit import Through
     from receiver.web.guard import Guard
+    from receiver.web.table import Operation
     from receiver.wire import HttpResponse
 
     Handler = Callable[[Request], Awaitable[Response]]
 
 MAX_BODY = 1024 * 1024
-FEED = "/runway/feed"
-TASK = "/runwayml/v1/tasks/{id}"
 NO_REPEAT = {"x-should-retry": "false"}
 _GOES_BACK = ("retry-after",)
 
@@ -64,14 +63,10 @@ class Gateway:
     guard: Guard
     max_submission: int
 
-    def routes(self) -> list[Route]:
+    def table(self) -> list[Operation]:
         """The route table."""
-        submissions = [Route(f"/{name}", self._guarded(self._submitting(name)), methods=["POST"]) for name in ROUTES]
-        return [
-            *submissions,
-            Route(FEED, self._guarded(self.feed), methods=["POST"]),
-            Route(TASK, self._guarded(self.task), methods=["GET"]),
-        ]
+        guarded = self._guarded
+        return dropin.table(lambda name: guarded(self._submitting(name)), guarded(self.feed), guarded(self.task))
 
     def _guarded(self, handler: Handler) -> Handler:
         async def handle(request: Request) -> Response:
@@ -125,7 +120,7 @@ class Gateway:
             named = usable_id(msgspec.json.decode(body, type=_Feed).task_id)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             named = None  # the upstream will say what is wrong with it
-        relayed = await self.relay.look_up("feed", named, HttpRequest("POST", FEED, _headers(request), body))
+        relayed = await self.relay.look_up("feed", named, HttpRequest("POST", dropin.FEED, _headers(request), body))
         return _relayed(relayed)
 
     async def task(self, request: Request) -> Response:

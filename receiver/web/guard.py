@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from starlette.datastructures import Headers
     from starlette.requests import Request
 
+    from receiver.web.limits import Limits
+
+KEYLESS = -1
+"""Who asks, where no key is configured: somebody on this machine."""
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 FORWARDING = (
     "forwarded",
@@ -40,26 +44,36 @@ class Guard:
     """The check of every API request."""
 
     api_keys: Sequence[str]
+    limits: Limits | None = None
 
-    def check(self, request: Request) -> None:
-        """Let the request pass, or say why not.
+    def check(self, request: Request, *, counted: bool = True) -> None:
+        """Let the request pass, or say why not. `counted`: it is one of those that `server.rate_per_key` is about.
 
         Raises:
             Unauthorized: keys are configured, and it carries none of them.
             Forbidden: none is configured, and it is not plainly local.
+            RateLimited: its key has had its share, or its address has tried too many wrong ones.
         """
+        key = KEYLESS
         if self.api_keys:
-            self._check_key(request.headers)
+            key = self._key(request)
         else:
             _check_local(request.headers)
+        if counted and self.limits is not None:
+            self.limits.spend(key)
 
-    def _check_key(self, headers: Headers) -> None:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
+    def _key(self, request: Request) -> int:
+        """Which key it carries."""
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
         sent = given.strip().encode("latin-1", errors="replace")
         # Every key is compared, so that the time tells nothing of which one was near.
         matches = [hmac.compare_digest(key.encode(), sent) for key in self.api_keys]
-        if scheme.lower() != "bearer" or not any(matches):
+        key = matches.index(True) if scheme.lower() == "bearer" and any(matches) else None
+        if self.limits is not None and sent:
+            self.limits.check_address(request.client.host if request.client else "", key)
+        if key is None:
             raise Unauthorized("send `Authorization: Bearer <key>` with one of security.api_keys")
+        return key
 
 
 def _check_local(headers: Headers) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import orjson
 from starlette.responses import Response
-from starlette.routing import Route
 
 from receiver.errors import StoreUnavailable
 from receiver.store import Reads
+from receiver.web import shapes
+from receiver.web.table import Answer, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,9 +44,33 @@ class Health:
     store: Store
     reasons: Callable[[], list[str]]
 
-    def routes(self) -> list[Route]:
+    def table(self) -> list[Operation]:
         """The route table."""
-        return [Route("/livez", self.live), Route("/readyz", self.ready)]
+        return [
+            Operation(
+                method="GET",
+                path="/livez",
+                handler=self.live,
+                name="isLive",
+                tag="operation",
+                summary="Does the process run?",
+                answers=[Answer(200, "It does.", shapes.Live)],
+                access="open",
+            ),
+            Operation(
+                method="GET",
+                path="/readyz",
+                handler=self.ready,
+                name="isReady",
+                tag="operation",
+                summary="Is all there that it needs?",
+                answers=[
+                    Answer(200, "It is.", shapes.Ready),
+                    Answer(503, "It is not; each reason in words. Callbacks may be taken all the same.", shapes.Ready),
+                ],
+                access="open",
+            ),
+        ]
 
     async def live(self, _request: Request) -> Response:
         """The process runs."""

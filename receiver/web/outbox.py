@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from receiver import lifecycle
 from receiver.errors import Flaw, NotFound
 from receiver.ids import DeliveryId, ReplayId, TaskId
 from receiver.records import Health
 from receiver.routing import OWN_CALLBACK
-from receiver.web import answers, requests, views
+from receiver.web import answers, requests, shapes, table, views
 from receiver.web.answers import Page, answered
-from receiver.web.requests import Strict
+from receiver.web.bodies import ReplayBody
+from receiver.web.table import API, Answer, Body, Operation, Parameter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.routing import Route
 
     from receiver.deliver import Deliverer, Destination, Replayer
     from receiver.records import Delivery
@@ -29,15 +30,6 @@ if TYPE_CHECKING:
     from receiver.web.guard import Guard
 
 _NAME = re.compile(r"[a-z0-9-]{1,100}")
-
-
-class ReplayBody(Strict):
-    """The body of `POST /replays`; without members all dead deliveries are meant."""
-
-    destination: str | None = None
-    since: str | None = None
-    until: str | None = None
-    state: Literal["dead", "delivered", "all"] = "dead"
 
 
 @dataclass
@@ -50,25 +42,164 @@ class Outbox:
     guard: Guard
     clock: Callable[[], datetime]
 
-    def routes(self) -> list[Route]:
+    def table(self) -> list[Operation]:
         """The route table."""
-        return answers.routes(
-            self.guard,
-            [
-                ("GET", "/deliveries", self.list_deliveries),
-                ("GET", "/deliveries/{id}", self.show_delivery),
-                ("POST", "/deliveries/{id}/redeliver", self.redeliver),
-                ("POST", "/replays", self.start_replay),
-                ("GET", "/replays", self.list_replays),
-                ("GET", "/replays/{id}", self.show_replay),
-                ("POST", "/replays/{id}/cancel", self.cancel_replay),
-                ("GET", "/destinations", self.list_destinations),
-                ("GET", "/destinations/{name}", self.show_destination),
-                ("POST", "/destinations/{name}/pause", self.pause),
-                ("POST", "/destinations/{name}/resume", self.resume),
-                ("POST", "/destinations/{name}/test", self.test),
-            ],
+        return [*self._of_deliveries(), *self._of_replays(), *self._of_destinations()]
+
+    def _of_deliveries(self) -> list[Operation]:
+        row = partial(Operation, tag="deliveries")
+        one = f"{API}/deliveries/{{id}}"
+        to_one = table.leads("/id", "showDelivery", "redeliver")
+        return [
+            row(
+                method="GET",
+                path=f"{API}/deliveries",
+                handler=self.list_deliveries,
+                name="listDeliveries",
+                summary="List deliveries",
+                says="Newest first, each with its attempts.",
+                asks=[
+                    table.some_of(lifecycle.DELIVERY_STATES),
+                    Parameter("destination", {"type": "string"}, "Only this one's; it may have left the config."),
+                    Parameter("task", {"type": "string"}, "Only this task's."),
+                    table.LIMIT,
+                    table.cursor(table.id_schema("dlv_")),
+                ],
+                answers=[Answer(200, "A page.", shapes.DeliveryPage, headers=table.NEXT)],
+                problems=["invalid-input"],
+            ),
+            row(
+                method="GET",
+                path=one,
+                handler=self.show_delivery,
+                name="showDelivery",
+                summary="Show a delivery",
+                answers=[Answer(200, "The delivery with its attempts.", shapes.Delivery, links=to_one)],
+                problems=["not-found"],
+            ),
+            row(
+                method="POST",
+                path=f"{one}/redeliver",
+                handler=self.redeliver,
+                name="redeliver",
+                summary="Deliver once more",
+                says="The same row is opened again and tried at once, even past a pause or an open circuit; attempt "
+                "numbers go on.",
+                answers=[Answer(202, "The delivery, opened again.", shapes.Delivery, links=to_one)],
+                problems=["not-found", "conflict"],
+            ),
+        ]
+
+    def _of_replays(self) -> list[Operation]:
+        row = partial(Operation, tag="replays")
+        one = f"{API}/replays/{{id}}"
+        to_one = table.leads("/id", "showReplay", "cancelReplay")
+        return [
+            row(
+                method="POST",
+                path=f"{API}/replays",
+                handler=self.start_replay,
+                name="startReplay",
+                summary="Deliver many again",
+                says="Durable and step by step; what is made after this moment is not of it.",
+                takes=Body(
+                    ReplayBody,
+                    "Which ones; without a body all dead ones.",
+                    example={"since": "2h", "state": "dead"},
+                    required=False,
+                ),
+                answers=[
+                    Answer(202, "It runs.", shapes.Replay, headers={"Location": "The replay's path."}, links=to_one)
+                ],
+                problems=["too-large", "body-timeout", "invalid-input"],
+            ),
+            row(
+                method="GET",
+                path=f"{API}/replays",
+                handler=self.list_replays,
+                name="listReplays",
+                summary="List replays",
+                says="Newest first.",
+                asks=[table.LIMIT, table.cursor(table.id_schema("rpl_"))],
+                answers=[Answer(200, "A page.", shapes.ReplayPage, headers=table.NEXT)],
+                problems=["invalid-input"],
+            ),
+            row(
+                method="GET",
+                path=one,
+                handler=self.show_replay,
+                name="showReplay",
+                summary="Show a replay",
+                answers=[Answer(200, "The replay, and how far it is.", shapes.Replay, links=to_one)],
+                problems=["not-found"],
+            ),
+            row(
+                method="POST",
+                path=f"{one}/cancel",
+                handler=self.cancel_replay,
+                name="cancelReplay",
+                summary="Stop a replay",
+                says="What it opened again already goes its way.",
+                answers=[Answer(200, "The replay.", shapes.Replay)],
+                problems=["not-found", "conflict"],
+            ),
+        ]
+
+    def _of_destinations(self) -> list[Operation]:
+        row = partial(Operation, tag="destinations", problems=["not-found"])
+        one = f"{API}/destinations/{{name}}"
+        to_one = table.leads(
+            "/name", *("showDestination", "pauseDestination", "resumeDestination", "testDestination"), by="name"
         )
+        return [
+            Operation(
+                tag="destinations",
+                method="GET",
+                path=f"{API}/destinations",
+                handler=self.list_destinations,
+                name="listDestinations",
+                summary="List destinations",
+                says="Those of the configuration, by name.",
+                asks=[table.LIMIT, table.cursor({"type": "string", "pattern": f"^{_NAME.pattern}$"})],
+                answers=[Answer(200, "A page.", shapes.DestinationPage, headers=table.NEXT)],
+                problems=["invalid-input"],
+            ),
+            row(
+                method="GET",
+                path=one,
+                handler=self.show_destination,
+                name="showDestination",
+                summary="Show a destination",
+                answers=[Answer(200, "The destination.", shapes.Destination, links=to_one)],
+            ),
+            row(
+                method="POST",
+                path=f"{one}/pause",
+                handler=self.pause,
+                name="pauseDestination",
+                summary="Pause a destination",
+                says="Nothing is tried until it is resumed; what is due waits, and spends no attempt.",
+                answers=[Answer(200, "The destination.", shapes.Destination, links=to_one)],
+            ),
+            row(
+                method="POST",
+                path=f"{one}/resume",
+                handler=self.resume,
+                name="resumeDestination",
+                summary="Resume a destination",
+                says="Whether it was paused or its circuit was open.",
+                answers=[Answer(200, "The destination.", shapes.Destination, links=to_one)],
+            ),
+            row(
+                method="POST",
+                path=f"{one}/test",
+                handler=self.test,
+                name="testDestination",
+                summary="Send a sample event",
+                says="Really sent, now, whatever the destination's health and rate; it is not stored.",
+                answers=[Answer(200, "The attempt.", shapes.Attempt)],
+            ),
+        ]
 
     # -- deliveries ------------------------------------------------------------------------------------------------
 

@@ -27,15 +27,26 @@ RECHECK_FOR = 1.0
 """Seconds between looks at what somebody waits for: another process may have moved it."""
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 A_TIME = 'a time such as "2026-01-31T12:00:00Z" or a duration such as "2h" is wanted'
-# ASCII digits only: \d takes those of every script, and int() and float() read them.
-_SPAN: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
-_MAX_SPAN = 12
-"""Characters; a year in milliseconds has 11 digits."""
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+# ASCII digits only: \d takes those of every script, and int() and float() read them. No more of them than can be
+# reckoned back from today.
+SPAN: Final = (
+    r"[0-9]{1,12}(?:\.[0-9]{1,3})?ms|[0-9]{1,9}(?:\.[0-9]{1,3})?[sm]?|[0-9]{1,6}(?:\.[0-9]{1,3})?h|"
+    r"[0-9]{1,5}(?:\.[0-9]{1,3})?d"
+)
+_SPAN: Final = re.compile(SPAN)
+_PARTS: Final = re.compile(r"([0-9.]+)([a-z]*)")
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
+A_SPAN: Final = {"type": "string", "pattern": f"^(?:{SPAN})$", "examples": ["500ms", "30s", "2h"]}
+"""A duration, for the document."""
+A_MOMENT: Final[dict[str, Any]] = {
+    "anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "pattern": f"^(?:{SPAN})$"}],
+    "examples": ["2026-01-31T12:00:00Z", "2h"],
+}
+"""A time or a duration back from now, for the document."""
 _LIMIT: Final = re.compile(r"[0-9]{1,3}")
 _PLACE: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 _ID: Final = re.compile(r"([a-z]{3}_)[0-9a-hjkmnp-tv-z]{26}")  # ids.py
-_MAX_INTEGER: Final = 2**63 - 1
+MAX_PLACE: Final = 2**63 - 1
 """The largest a store holds."""
 
 M = TypeVar("M", bound=BaseModel)
@@ -176,7 +187,7 @@ def place(request: Request) -> int:
     text = request.query_params.get("after")
     if text is None:
         return 0
-    if not _PLACE.fullmatch(text) or int(text) > _MAX_INTEGER:
+    if not _PLACE.fullmatch(text) or int(text) > MAX_PLACE:
         raise no_cursor("after")
     return int(text)
 
@@ -195,13 +206,11 @@ def span(text: str) -> timedelta:
     Raises:
         ValueError: it is none; in words for the caller.
     """
-    found = _SPAN.fullmatch(text.strip())
-    if found is None or len(text) > _MAX_SPAN:
+    text = text.strip()
+    found = _PARTS.fullmatch(text) if _SPAN.fullmatch(text) else None
+    if found is None:
         raise ValueError('a duration such as "30s", "5m" or "2h" is wanted')
-    try:
-        return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
-    except OverflowError:
-        raise ValueError("it is longer than time itself") from None
+    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
 
 
 def moment(text: str, now: datetime) -> datetime:

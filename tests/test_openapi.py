@@ -1,0 +1,161 @@
+"""The document and its pages: from one source, whole, and true of the app: a fuzzer that knows it finds nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import tomli_w
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+
+from receiver.web import doorway, problems, shapes
+from tests.world import API_KEY, PATIENCE, world
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pydantic import BaseModel
+
+    from tests.world import World
+
+pytestmark = pytest.mark.anyio
+
+SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
+SEED = 20260131
+
+
+@pytest.fixture(scope="module")
+async def it(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """One world for all."""
+    async with world(tmp_path_factory.mktemp("openapi")) as one:
+        yield one
+
+
+def root(it: World) -> str:
+    """Where the service is."""
+    return f"http://127.0.0.1:{it.settings['server']['port']}"
+
+
+@pytest.fixture
+async def document(it: World) -> dict[str, Any]:
+    """The document, as a stranger gets it."""
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as stranger:
+        answer = await stranger.get(f"{root(it)}/openapi.json")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    return dict(answer.json())
+
+
+async def test_the_document_is_openapi_3_1(document: dict[str, Any]) -> None:
+    """So says a validator that is none of ours."""
+    validate(document, cls=OpenAPIV31SpecValidator)
+    assert document["openapi"] == "3.1.0"
+
+
+# -- one source --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_served_is_documented_and_nothing_else(it: World, document: dict[str, Any]) -> None:
+    """Every route of the application, and the callback door."""
+    assert it.service is not None
+    front = it.service.front
+    served = {
+        (method.lower(), route.path)
+        for route in front._rest.app.routes  # type: ignore[attr-defined]
+        for method in route.methods - {"HEAD"}
+    }
+    written = {(method, path) for path, methods in document["paths"].items() for method in methods}
+    assert written - served == {(row.method.lower(), row.path) for row in doorway.table()}
+    assert served - written == set()
+
+
+async def test_every_problem_is_known_to_some_operation(document: dict[str, Any]) -> None:
+    """Its code stands at the status that it is answered with; those of no operation are named here."""
+    said = {
+        (code, status)
+        for methods in document["paths"].values()
+        for one in methods.values()
+        for status, answer in one["responses"].items()
+        for code in problems.KINDS
+        if f"/docs/problems/{code})" in answer["description"]
+    }
+    of_no_operation = {"method-not-allowed", "internal", "stopping", "not-built"}
+    assert {code for code, _ in said} == set(problems.KINDS) - of_no_operation
+    assert all(str(problems.KINDS[code].status) == status for code, status in said)
+
+
+async def test_answers_have_the_members_of_their_shapes(it: World, document: dict[str, Any]) -> None:
+    """All of them, no others, of the right types: also where the fuzzer did not come by."""
+    task_id = await it.created()
+    await it.ended(task_id)
+    await it.eventually(lambda: it.all_delivered(task_id))
+    replay = (await it.api.post("/replays")).json()["id"]
+    tested = await it.api.post("/destinations/sink/test")
+    seen: dict[type[BaseModel], Any] = {
+        shapes.Task: (await it.api.get(f"/tasks/{task_id}")).json(),
+        shapes.TaskPage: (await it.api.get("/tasks")).json(),
+        shapes.Timeline: (await it.api.get(f"/tasks/{task_id}/timeline")).json(),
+        shapes.DeliveryPage: (await it.api.get("/deliveries")).json(),
+        shapes.EventPage: (await it.api.get("/events")).json(),
+        shapes.ReplayPage: (await it.api.get("/replays")).json(),
+        shapes.Replay: (await it.api.get(f"/replays/{replay}")).json(),
+        shapes.DestinationPage: (await it.api.get("/destinations")).json(),
+        shapes.Destination: (await it.api.get("/destinations/sink")).json(),
+        shapes.Attempt: tested.json(),
+    }
+    for shape, answer in seen.items():
+        read = shape.model_validate(answer, strict=True, extra="forbid")
+        assert read.model_dump() == answer, shape
+    kinds = {item["kind"] for item in seen[shapes.Timeline]["data"]}
+    assert kinds >= {"submission", "observation", "event", "delivery", "attempt"}
+    assert {shape.__name__ for shape in seen} <= set(document["components"]["schemas"])
+
+
+# -- the fuzzer --------------------------------------------------------------------------------------------------------
+
+
+def configuration(token: str) -> dict[str, Any]:
+    """What the fuzzer is told, and why."""
+    # What is answered for the right form, and yet refused: by the upstream, in its own words; an Idempotency-Key that
+    # was used before; names that only the configuration knows.
+    refused = {
+        "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "401", "404", "409", "422"]}}
+    }
+    may_refuse = ["/runway/pro/video2video", "/runwayml/v1/video_to_video", "/runwayml/v1/image_to_video"]
+    may_refuse += ["/runway/feed", "/runwayml/v1/tasks/{id}", "/api/v1/tasks", "/api/v1/replays"]
+    return {
+        "parameters": {"wait": "1ms"},  # else it waits for what does not come
+        "operations": [
+            *({"include-path": path, **refused} for path in may_refuse),
+            {"include-path": "/callbacks/{token}", "parameters": {"token": token}},
+        ],
+    }
+
+
+@pytest.mark.timeout(180)
+async def test_a_fuzzer_finds_nothing(it: World, tmp_path: Path) -> None:
+    """Schemathesis on the real app: all its checks, examples, coverage, fuzzing, and links followed, seeded."""
+    task_id = await it.created(render=60)
+    token = it.callback_url(task_id).rpartition("/")[2]
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(tomli_w.dumps(configuration(token)))
+    command = [
+        *(str(SCHEMATHESIS), "--config-file", str(config), "run", f"{root(it)}/openapi.json"),
+        *("--header", f"Authorization: Bearer {API_KEY}", "--checks", "all", "--seed", str(SEED)),
+        *("--max-examples", "8", "--continue-on-failure", "--no-color", "--suppress-health-check", "all"),
+    ]
+    fuzzer = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "120"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    told = (await fuzzer.communicate())[0].decode()
+    assert fuzzer.returncode == 0, told
+    assert "API Links" in told
