@@ -263,7 +263,7 @@ def _lines(*, quiet: bool) -> Callable[[Sending], None]:
         nonlocal said_at, said
         at, words = time.monotonic(), f"{now.total - now.left} of {now.total}"
         words += f"; {now.waits}" if now.waits else ""
-        if now.left and words != said and at - said_at >= LINE_EVERY:
+        if now.left and words != said and (now.waits or at - said_at >= LINE_EVERY):
             said_at, said = at, words
             output.say(f"{at - began:7.1f} s  {words}", console=output.err() if quiet else None)
 
