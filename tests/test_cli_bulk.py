@@ -61,7 +61,7 @@ class Played:
                 return (
                     422,
                     {},
-                    {"type": "/docs/problems/idempotency-key", "detail": "the key was used for another body"},
+                    {"type": "/docs/problems/idempotency-key-reused", "detail": "the key was used for another body"},
                 )
             again = key in self.tasks
             if not again:
@@ -170,7 +170,8 @@ def bulk(at: Played, folder: Path, *arguments: str | Path, **more: Any) -> subpr
         (line(destinations=["a", 1]), "destinations: a list of texts is wanted"),
         (line(callback_url="ftp://x/y"), "callback_url"),
         (line(callback_url=None), "callback_url: a text is wanted"),
-        (line(idempotency_key="a b"), "idempotency_key: 1 to 255"),
+        (line(idempotency_key=" a"), "idempotency_key: 1 to 255"),
+        (line(idempotency_key="ä"), "idempotency_key: 1 to 255"),
         (line(idempotency_key=""), "idempotency_key: 1 to 255"),
     ],
 )
@@ -234,6 +235,10 @@ def test_the_command_line_completes_the_lines(at: Played, tmp_path: Path) -> Non
     assert (first["route"], first["metadata"], first["destinations"]) == (IMAGE, {"team": "vfx", "day": "1"}, ["a"])
     assert (second["route"], second["metadata"], second["destinations"]) == (PRO, {"team": "ads", "day": "1"}, [])
     assert first["callback_url"] == second["callback_url"] == "https://u.example"
+    other = bulk(at, tmp_path, IMAGE, "--metadata", "team=ads")
+    assert "0 submitted, 2 refused (of 2)" in told(other, 1)
+    assert "say the same as then" in other.stderr
+    assert len(at.bodies) == 2
 
 
 def test_dry_run_prints_every_request_and_needs_no_service(tmp_path: Path) -> None:

@@ -222,6 +222,11 @@ def _sum_up(sending: Sending, *, json: bool) -> None:
     parts += [f"{len(refused)} refused"] if refused else []
     parts += [f"{sending.left} left"] if sending.left else []
     output.say(f"{sending.source.name}: ", ", ".join(parts), f" (of {sending.total})")
+    if any(error.kind == "idempotency-key-reused" for error in refused.values()):
+        output.hint(
+            "Lines that were submitted before with other words around them (ROUTE, --metadata, --destination, "
+            "--callback-url) are refused: say the same as then, or make all of them new by --batch NAME"
+        )
     if len(taken) > sending.repeated:
         output.hint("They are queued, and sent as the upstream takes them: receiver tasks list --state pending")
     elif sending.repeated and not refused and not sending.left:

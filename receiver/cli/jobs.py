@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from receiver.client import check_key, submission
 from receiver.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ MEMBERS: Final[dict[str, type]] = {
     "idempotency_key": str,
 }
 _NAMES: Final[dict[type, str]] = {str: "a text", dict: "an object", list: "a list of texts"}
-_KEY: Final = re.compile(r"[!-~]{1,255}")
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -95,8 +94,6 @@ class JobFile:
 
     def question(self, job: Job) -> Question:
         """What is asked of the service for a line."""
-        from receiver.client import submission
-
         body = self.document(job)
         return submission(
             body["route"],
@@ -150,8 +147,11 @@ def _misshapen(line: dict[str, Any]) -> Iterator[str]:
         elif not isinstance(value, wanted) or (isinstance(value, list) and {type(one) for one in value} - {str}):
             yield f"{name}: {_NAMES[wanted]} is wanted"
     key = line.get("idempotency_key")
-    if isinstance(key, str) and not _KEY.fullmatch(key):
-        yield "idempotency_key: 1 to 255 printable ASCII characters without spaces are wanted"
+    if isinstance(key, str):
+        try:
+            check_key(key)
+        except ValueError as error:
+            yield f"idempotency_key: {error}"
 
 
 def _wrong(body: dict[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ from receiver import __version__
 from receiver.client.asking import PAGE, Answer, ApiProblem, Document, Question, Unreachable, is_away
 from receiver.client.driving import AsyncStream, Course, Stream, follow, follow_async
 from receiver.client.outbox import FEED_WAIT, Outbox
-from receiver.client.tasks import Tasks, submission
+from receiver.client.tasks import Tasks, check_key, submission
 from receiver.client.verifying import Event, Unverified, verify
 from receiver.errors import EgressError, ReceiverError, SecretError
 from receiver.wire import HttpResponse
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FEED_WAIT", "PAGE", "Answer", "ApiProblem", "AsyncClient", "AsyncStream", "Client", "Document", "Event",
-    "Forwarder", "Question", "ReceiverError", "SecretError", "Stream", "Unreachable", "Unverified", "is_away",
-    "is_emulator", "submission", "verify",
+    "Forwarder", "Question", "ReceiverError", "SecretError", "Stream", "Unreachable", "Unverified",
+    "check_key", "is_away", "is_emulator", "submission", "verify",
 ]  # fmt: skip
 
 CONNECT_FOR: Final = 5.0

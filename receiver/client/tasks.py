@@ -28,7 +28,17 @@ if TYPE_CHECKING:
 
     from receiver.client.asking import Flow
 
-_KEY = re.compile(r"[!-~]{1,255}")
+_KEY = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
+
+
+def check_key(key: str) -> None:
+    """Say whether it can be an idempotency key.
+
+    Raises:
+        ValueError: it has not 1 to 255 printable ASCII characters, or a space at its ends, where headers lose it.
+    """
+    if not _KEY.fullmatch(key):
+        raise ValueError("1 to 255 printable ASCII characters are wanted in an idempotency key, no space at its ends")
 
 
 def submission(
@@ -44,7 +54,7 @@ def submission(
     """The question that `submit` asks.
 
     Raises:
-        ValueError: `idempotency_key` is not 1 to 255 printable ASCII characters without spaces.
+        ValueError: `idempotency_key` can be none; see `check_key`.
     """
     body: Document = {"route": route, "input": dict(input)}
     if metadata:
@@ -55,8 +65,7 @@ def submission(
         body["callback_url"] = callback_url
     headers = {"prefer": "respond-async"} if in_background else {}
     if idempotency_key is not None:
-        if not _KEY.fullmatch(idempotency_key):
-            raise ValueError("an idempotency key has 1 to 255 printable ASCII characters, and no spaces")
+        check_key(idempotency_key)
         headers["idempotency-key"] = idempotency_key
     return Question("POST", "/tasks", body=body, headers=headers, seconds=UPSTREAM_FOR)
 
@@ -83,7 +92,7 @@ class Tasks(Asking[One, Many, Stream]):
         Raises:
             ApiProblem: it was refused, by the service or by the upstream.
             Unreachable: where `sent`, it may have been accepted: without a key, look before you submit again.
-            ValueError: the key is none.
+            ValueError: the key can be none.
         """
         return self._ask(
             submission(
