@@ -22,7 +22,7 @@ import time
 import traceback
 from collections import deque
 from contextlib import suppress
-from contextvars import Context, ContextVar
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 from urllib.parse import quote
 
@@ -43,8 +43,6 @@ LEAST_HIDDEN: Final = 6
 IDS_FIRST: Final = ("task_id", "upstream_id", "event_id", "delivery_id", "destination", "attempt")
 request_id: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
 """The id of the API request that is being answered; it stands in every line that is written for it."""
-NO_REQUEST: Final = Context()
-"""The context of what a request only set off: work for others, which is none of its lines."""
 _QUIET: Final = ("httpx", "httpcore", "aiohttp.access", "aiohttp.client", "uvicorn.access")
 """Their INFO lines print whole URLs, callback tokens included (stack.md)."""
 

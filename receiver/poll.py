@@ -181,6 +181,7 @@ class Poller:
         self.after(recorded)
 
     def _report(self, task: Task, looked: Looked, recorded: Recorded) -> None:
+        self.after.metrics.lookups.add(type(looked).__name__.lower())
         unanswered = isinstance(looked, Unanswered)
         self.trouble = f"the upstream does not answer lookups: {_words(looked)}" if unanswered else None
         (self.log.warning if unanswered else self.log.info)(

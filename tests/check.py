@@ -10,6 +10,7 @@ PURE = (
     "receiver/health.py",
     "receiver/ids.py",
     "receiver/lifecycle.py",
+    "receiver/metrics.py",
     "receiver/pace.py",
     "receiver/records.py",
     "receiver/retry.py",

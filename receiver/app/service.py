@@ -31,6 +31,7 @@ from receiver.web.gateway import Gateway
 from receiver.web.guard import Guard
 from receiver.web.health import Health
 from receiver.web.limits import Limits
+from receiver.web.meter import Meter
 from receiver.web.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Service:
     after: After
     lock: ServeLock
     front: Front = field(init=False)
+    meter: Meter = field(init=False)
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
     _stopping: bool = False
 
@@ -94,12 +96,16 @@ class Service:
         )
         probes = Health(self.store, self.reasons)
         path = urlsplit(config.server.public_url or "").path.rstrip("/")
+        watched = [name for name in self.deliverer.destinations if name != OWN_CALLBACK]
+        self.meter = Meter(self.store, self.after.metrics, self.sweeper.refusals.counts, watched, clock())
+        self.store.writer.committed = self.after.metrics.committed
         self.front = Front(
             door,
-            [row for room in (api, feed, outbox, gateway, probes) for row in room.table()],
+            [row for room in (api, feed, outbox, gateway, self.meter, probes) for row in room.table()],
             guard=guard,
             public_path=path,
             new_id=_request_id,
+            count=self.after.metrics.requests.add,
         )
 
     @classmethod
@@ -190,6 +196,7 @@ class Service:
             ("deliver", deliverer.run),
             ("replay", replayer.run),
             ("sweep", sweeper.run),
+            ("meter", service.meter.run),
         ):
             service._loops.append(asyncio.create_task(service._kept_up(name, loop), name=name))
         return service

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from receiver.deliver.lanes import Destination
     from receiver.egress import Egress
     from receiver.ids import AttemptId
+    from receiver.ingest import After
     from receiver.logs import Logger
     from receiver.records import Event
     from receiver.wire import HttpResponse
@@ -128,3 +129,29 @@ def _response_json(response: HttpResponse | None) -> str | None:
         return None
     body = response.body[:KEPT_BYTES].decode("utf-8", errors="replace")
     return orjson.dumps({"status": response.status, "headers": dict(response.headers), "body": body}).decode()
+
+
+def tell(
+    after: After, delivery: Delivery, made: Attempt, decision: Decision, response: HttpResponse | None, *, stored: bool
+) -> None:
+    """One wide line for every attempt, also where the store was away: it was made all the same."""
+    line: dict[str, Any] = {
+        "task_id": delivery.of_task,
+        "event_id": delivery.event_id,
+        "delivery_id": delivery.id,
+        "destination": delivery.destination,
+        "attempt": made.number,
+        "result": made.result,
+        "status": response.status if response else None,
+        "duration_ms": made.duration_ms,
+        "state": decision.state,
+        "reason": made.reason,
+        "next_at": _text(made.next_at),
+        "stored": stored,
+    }
+    (after.log.info if made.result == "ok" else after.log.warning)("delivery.attempted", **line)
+    after.metrics.attempted(delivery.destination, made.result, made.duration_ms)
+
+
+def _text(at: datetime | None) -> str | None:
+    return None if at is None else f"{at.isoformat(timespec='milliseconds')[:23]}Z"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from receiver import ids, retry
-from receiver.deliver.attempts import attempt, recorded, sample
+from receiver.deliver.attempts import attempt, recorded, sample, tell
 from receiver.deliver.lanes import Lane
 from receiver.deliver.ops import Attempted, Claim, HandBack, Redeliver, Turn
 from receiver.errors import NotFound, StoreUnavailable
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from receiver.records import Attempt, Delivery, Event
     from receiver.retry import Decision
     from receiver.store import Store
-    from receiver.wire import HttpResponse
 
 IDLE_FOR = 1.0
 STORE_RETRY_FOR = timedelta(seconds=0.5)
@@ -281,7 +281,8 @@ class Deliverer:
     def _begin(self, lane: Lane, delivery: Delivery, event: Event, now: datetime) -> None:
         lane.begin(delivery, now)
         self._busy += not lane.has_own_slots
-        trying = asyncio.create_task(self._attempt(lane, delivery, event))
+        # Whoever set this off, an API request perhaps, it is not of that: nor are those that follow on it.
+        trying = asyncio.create_task(self._attempt(lane, delivery, event), context=Context())
         self._trying[trying] = delivery
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -296,7 +297,7 @@ class Deliverer:
                 self._wake.set()
             self._start()
 
-        trying.add_done_callback(ended)
+        trying.add_done_callback(ended, context=Context())
 
     async def _attempt(self, lane: Lane, delivery: Delivery, event: Event) -> None:
         """One try: the flow through egress, the decision, one guarded write, one wide line."""
@@ -320,7 +321,8 @@ class Deliverer:
         try:
             tried = await self._stored(op)
         finally:
-            self._tell(delivery, made, decision, outcome.response, stored=tried is not None and tried.held)
+            stored = tried is not None and tried.held
+            tell(self.after, delivery, made, decision, outcome.response, stored=stored)
         if tried.held:
             self._settle(lane, delivery, decision, tried)
 
@@ -350,26 +352,6 @@ class Deliverer:
             (self.after.log.info if told == "destination.recovered" else self.after.log.error)(
                 told, destination=name, reason=reason
             )
-
-    def _tell(
-        self, delivery: Delivery, made: Attempt, decision: Decision, response: HttpResponse | None, *, stored: bool
-    ) -> None:
-        """One wide line for every attempt, also where the store was away: it was made all the same."""
-        line: dict[str, Any] = {
-            "task_id": delivery.of_task,
-            "event_id": delivery.event_id,
-            "delivery_id": delivery.id,
-            "destination": delivery.destination,
-            "attempt": made.number,
-            "result": made.result,
-            "status": response.status if response else None,
-            "duration_ms": made.duration_ms,
-            "state": decision.state,
-            "reason": made.reason,
-            "next_at": _text(made.next_at),
-            "stored": stored,
-        }
-        (self.after.log.info if made.result == "ok" else self.after.log.warning)("delivery.attempted", **line)
 
     async def _stored(self, op: Attempted) -> Tried:
         """Write, and again while the lease holds: what is not written is sent a second time."""
@@ -402,7 +384,3 @@ class Deliverer:
             await self.store.run(HandBack(back, self.clock()))
         except StoreUnavailable as error:  # the leases run out by themselves
             self.after.log.error("deliver.store_unavailable", error=str(error))
-
-
-def _text(at: datetime | None) -> str | None:
-    return None if at is None else f"{at.isoformat(timespec='milliseconds')[:23]}Z"

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from receiver.metrics import Metrics
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
@@ -30,6 +32,7 @@ class After:
     def __init__(self, log: Logger) -> None:
         """Nobody listens yet."""
         self.log = log
+        self.metrics = Metrics()
         self.take: Callable[[Sequence[tuple[Delivery, Event]]], None] = lambda _leased: None
         self.poll: Callable[[datetime | None], None] = lambda _due_at: None
         self.deliver: Callable[[str, datetime | None], None] = lambda _destination, _due_at: None
@@ -49,6 +52,7 @@ class After:
     def born(self, born: Born, task: Task | None = None) -> None:
         """Act on new events and their deliveries."""
         for event in born.events:
+            self.metrics.events.add(event.type)
             self.log.info(
                 "event.recorded",
                 task_id=event.of_task,

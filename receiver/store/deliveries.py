@@ -130,6 +130,15 @@ class DeliveryQuestions:
             question = question.where(c.created_at >= to_ms(since_at))
         return connection.execute(question).scalar_one()
 
+    def counts(self, connection: Connection) -> dict[tuple[str, str], int]:
+        """How many deliveries of each destination are in each state that has an index: all but the finished ones."""
+        c = deliveries.c
+        found: dict[tuple[str, str], int] = {}
+        for state, here in (("pending", _PENDING), ("leased", _LEASED), ("dead", _in_state("dead"))):
+            question = select(c.destination, func.count(literal_column("1"))).where(here).group_by(c.destination)
+            found |= {(row[0], state): row[1] for row in connection.execute(question)}
+        return found
+
     def of_task(self, connection: Connection, task_id: TaskId) -> list[Delivery]:
         """The deliveries of a task's events, oldest first."""
         question = select(*COLUMNS).where(deliveries.c.task_id == task_id).order_by(deliveries.c.id)

@@ -24,7 +24,7 @@ from receiver.errors import ReceiverError, StoreUnavailable
 from receiver.store.unit import Statements, Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from receiver.ids import DeliveryId, TaskId
     from receiver.store.dialect import Dialect
@@ -118,7 +118,14 @@ class Writer:
         self.failure: str | None = None
         """Why the last transaction failed; None once one has succeeded since."""
         self.commits = 0
+        self.committed: Callable[[int, float], None] = lambda _ops, _seconds: None
+        """Told of every commit, on the writer's thread: how many ops shared it, and how long it took."""
         self._crowd = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many ops wait for a commit, those under way not counted."""
+        return self._queue.qsize()
 
     def start(self) -> None:
         """Begin to take ops."""
@@ -199,6 +206,7 @@ class Writer:
             return
 
     def _commit(self, batch: list[_Waiting[Any]]) -> BaseException | None:
+        started = time.perf_counter()
         try:
             if self._broken:
                 self._connection = self._dialect.connect()
@@ -226,6 +234,7 @@ class Writer:
             return error
         self.failure = None
         self.commits += 1
+        self.committed(len(batch), time.perf_counter() - started)
         return None
 
     def _undo(self) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LEASE_MARGIN = timedelta(seconds=30)
 """A sender's lease outlives `upstream.timeout` by this much, so that only a dead one's runs out."""
+OUTCOMES = {Taken: "taken", Refused: "refused", NotTaken: "not_taken", Ambiguous: "ambiguous"}
 STORE_RETRY_FOR = 0.5
 """Seconds between tries to store an upstream's answer: it is a paid id."""
 
@@ -144,6 +145,7 @@ class Sender:
         return recorded.task
 
     def _tell(self, answer: Submission, task: Task) -> None:
+        self.after.metrics.submissions.add((task.route, OUTCOMES[type(answer)]))
         match answer:
             case Taken():
                 self.log.info("task.submitted", task_id=task.id, upstream_id=answer.upstream_id, route=task.route)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from receiver.web.guard import Guard
     from receiver.web.table import Handler, Operation
 
-    Count = Callable[[str, str, str], None]
+    Count = Callable[[tuple[str, str, str]], None]
     Document = dict[str, Any]
 
 PAGE_BYTES = 4 * 1024 * 1024
@@ -49,25 +49,29 @@ def routes(guard: Guard, table: Iterable[Operation], count: Count | None = None)
     by_path: dict[str, dict[str, Handler]] = {}
     for row in table:
         if row.handler is not None:
-            handler = _guarded(guard, row.handler) if row.access == "key" else row.handler
+            handler = _guarded(guard, row.handler, counted=row.counted) if row.access == "key" else row.handler
             by_path.setdefault(row.path, {})[row.method] = handler
     return [Route(path, _by_method(path, these, count), methods=[*these]) for path, these in by_path.items()]
 
 
 def _by_method(path: str, handlers: Mapping[str, Handler], count: Count | None) -> Handler:
     async def handle(request: Request) -> Response:
-        response = await handlers["GET" if request.method == "HEAD" else request.method](request)
-        if count is not None:
-            count(request.method, path, str(response.status_code))
+        status = 500
+        try:
+            response = await handlers["GET" if request.method == "HEAD" else request.method](request)
+            status = response.status_code
+        finally:
+            if count is not None:
+                count((request.method, path, str(status)))
         return response
 
     return handle
 
 
-def _guarded(guard: Guard, handler: Handler) -> Handler:
+def _guarded(guard: Guard, handler: Handler, *, counted: bool) -> Handler:
     async def handle(request: Request) -> Response:
         try:
-            guard.check(request)
+            guard.check(request, counted=counted)
             return await handler(request)
         except ReceiverError as error:
             return problems.of(error)

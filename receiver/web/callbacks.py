@@ -85,6 +85,7 @@ class CallbackDoor:
         except NotFound:
             await self._refuse(scope, send, "unknown task")
         except StoreUnavailable as error:
+            self.after.metrics.callbacks.add("unstored")
             self.log.error("callback.unstored", task_id=task_id, error=str(error))
             await answer(
                 send,
@@ -100,7 +101,9 @@ class CallbackDoor:
 
     async def _ingest(self, op: Callback, started: float) -> None:
         recorded = await self.store.run(op)
-        task = recorded.task
+        task, seconds = recorded.task, perf_counter() - started
+        self.after.metrics.callbacks.add(str(recorded.verdict))
+        self.after.metrics.callback_seconds.add(seconds)
         self.log.info(
             "callback.received",
             task_id=op.task_id,
@@ -109,7 +112,7 @@ class CallbackDoor:
             detail=recorded.detail,
             state=task.state,
             bytes=len(op.body),
-            duration_ms=round((perf_counter() - started) * 1000, 1),
+            duration_ms=round(seconds * 1000, 1),
         )
         self.after(recorded)
 

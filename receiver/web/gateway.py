@@ -31,6 +31,7 @@ from receiver.upstream import ROUTES
 from receiver.upstream.base import task_request, usable_id
 from receiver.web import dropin
 from receiver.web.asgi import masked, read_body
+from receiver.web.limits import RateLimited
 from receiver.wire import HttpRequest
 
 if TYPE_CHECKING:
@@ -189,6 +190,8 @@ def problem(error: ReceiverError, more: Mapping[str, str] | None = None) -> Resp
             headers |= NO_REPEAT
         case StoreUnavailable():
             headers["retry-after"] = "5"
+        case RateLimited():
+            headers["retry-after"] = str(error.retry_after)
         case KeyBusy():
             headers["retry-after"] = "1"
         case Unauthorized():

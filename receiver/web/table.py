@@ -84,6 +84,7 @@ class Operation:
         handler: answers it; None where the Front itself finds the way (the callback door).
         name: its `operationId`.
         problems: codes of problem documents (problems.py) that it may answer, besides those of every guarded one.
+        counted: it is one of the requests that `server.rate_per_key` is about.
     """
 
     method: str
@@ -98,6 +99,7 @@ class Operation:
     takes: Body | None = None
     problems: Sequence[str] = ()
     access: Access = "key"
+    counted: bool = True
 
     @property
     def in_path(self) -> list[str]:
