@@ -317,7 +317,7 @@ class Scene:
         assert (ledger.submissions.total(), ledger.created.total(), ledger.lookups.total()) == (0, 0, 0)
         assert self.rows("pragma integrity_check") == [("ok",)]
         log = self.victim.config.with_suffix(".log").read_bytes()[self._log_from :].decode()
-        assert log.count('"replay.started"') == 1
+        assert log.count('"replay.started"') <= 1  # the kill may come before that turn's lines are written
         assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:3000]
         assert '"level":"error"' not in log
 
