@@ -48,7 +48,6 @@ def not_built(config: Config) -> list[tuple[KeyPath, str]]:
     given: list[tuple[KeyPath, Any, str]] = [
         (("database", "url"), config.database.url.startswith("postgres"), "PostgreSQL (use sqlite:///…)"),
         (("archive", "url"), config.archive.url, "the archive"),
-        (("server", "rate_per_key"), config.server.rate_per_key, "the rate limit of the API"),
     ]
     return [(path, what) for path, is_on, what in given if is_on]
 
