@@ -6,7 +6,8 @@ Core's own executemany costs twice the driver's (performance.md), so Core writes
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -90,9 +91,7 @@ class Rows(Generic[R]):
         there are few different sets of changes, so each is compiled once.
         """
         old, new = msgspec.structs.astuple(before), msgspec.structs.astuple(after)
-        changed = (
-            tuple([name for name, was, now in zip(self._fields, old, new, strict=True) if was is not now]) or self._keys
-        )
+        changed = tuple(compress(self._fields, map(is_not, old, new))) or self._keys
         found = self._updates.get(changed)
         if found is None:
             found = self._updates[changed] = self._compile(changed)
