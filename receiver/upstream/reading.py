@@ -166,10 +166,14 @@ def _claim(data: _Node) -> tuple[Seen | None, bool]:
     claim: Seen | None = None
     odd = False
     for name, table in _STATUS_TABLES:
-        value = data.get(name)
-        if not (text := word(value)):
+        if (value := data.get(name)) is None:
             continue
-        seen = table.get(text, UNKNOWN)
+        # as a rule it is written as the table has it
+        seen = table.get(value) if type(value) is str else None
+        if seen is None:
+            if not (text := word(value)):
+                continue
+            seen = table.get(text, UNKNOWN)
         if claim is None or claim == seen:
             claim = seen
         elif UNKNOWN in {claim, seen}:
