@@ -23,6 +23,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
+_EXACT_BELOW = 2**33 * 1000
+"""Milliseconds (the year 2242) up to which a double of seconds names its microsecond."""
 
 
 def to_ms(at: datetime) -> int:
@@ -123,8 +125,8 @@ def _decoder(struct: type[R], columns: Sequence[Any]) -> Callable[[Sequence[Any]
     def decode(row: Sequence[Any]) -> R:
         cells = list(row)
         for i in times:
-            if (ms := cells[i]) is not None:
-                cells[i] = _EPOCH + timedelta(0, 0, 0, ms)
+            if (ms := cells[i]) is not None:  # four to a task: 0.2 us each instead of 0.35
+                cells[i] = datetime.fromtimestamp(ms / 1000, UTC) if ms < _EXACT_BELOW else from_ms(ms)
         for i in flags:
             cells[i] = cells[i] == 1
         return struct(*cells)
