@@ -254,8 +254,8 @@ class _Out:
     """The stream, written once for all lines of one turn of the event loop: a write a line costs more than the line.
 
     They are searched for secrets together, too, and one by one only where something is found: what is in a line is in
-    their whole, and one search costs 0.7 us a line where many cost 1.9. Outside a loop a line is written at once. The
-    stream may be gone (a closed pipe, a full disk): the work goes on without the line.
+    their whole, and one search costs 0.7 us a line where many cost 1.9. Outside a loop a line is written at once,
+    unless a loop is about to. The stream may be gone (a closed pipe, a full disk): the work goes on without the line.
 
     Attributes:
         clean: the lines come redacted already (and are no JSON).
@@ -270,10 +270,13 @@ class _Out:
 
     def msg(self, message: bytes) -> None:
         self._lines.append(message)
+        waiting_on = self._waiting_on
+        if waiting_on is not None and waiting_on.is_running():
+            return  # it is written at the end of that loop's turn; to ask which loop is ours costs a system call
         loop = asyncio._get_running_loop()  # noqa: SLF001 -- asks without raising; asyncio documents it
         if loop is None:
             self.flush()
-        elif loop is not self._waiting_on:  # nor one that ended before its turn came
+        else:  # nor is one waited for that ended before its turn came
             self._waiting_on = loop
             loop.call_soon(self.flush)
 
