@@ -75,8 +75,7 @@ class Rule:
     match: tuple[Condition, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """Whether one destination gets the event, and why (not)."""
 
     destination: str

@@ -340,6 +340,25 @@ def test_the_lines_of_one_turn_are_written_at_once_and_in_order() -> None:
     assert stream.events() == ["a.a", "library.logged", "b.b", "c.c"]
 
 
+def test_a_secret_among_the_lines_of_one_turn_is_masked_and_the_others_stay() -> None:
+    """They are searched together, but each is cleaned by itself; what is hidden only afterwards is hidden, too."""
+    stream = Counting()
+    logs.configure("json", "info", stream)
+
+    async def turn() -> None:
+        logs.get().info("a.a", left="callback", url=DOOR)
+        logs.get().info("b.b", left="user", right="@ <callbacks>")
+        logs.get().info("c.c", key="a hidden value")
+        logs.hide("a hidden value")
+        await asyncio.sleep(0)
+
+    asyncio.run(turn())
+    first, second, third = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert first["url"] == f"https://hooks.example.com/callbacks/{logs.MASK}"
+    assert (second["left"], second["right"]) == ("user", "@ <callbacks>")
+    assert third["key"] == logs.MASK
+
+
 def test_a_loop_that_ended_holds_back_no_line() -> None:
     """What was said in its last turn comes out with the next line, in whatever loop that is said."""
     stream = Counting()

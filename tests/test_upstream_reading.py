@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.envelope import parse
+from receiver.upstream import reading
 from receiver.upstream.base import Missing, Refused, Shown, Unanswered, Unusable
 from receiver.upstream.reading import has_word, is_about_question, observe
 from receiver.upstream.verdicts import judge_lookup, judge_submission, upstream_code
@@ -133,6 +134,15 @@ def test_no_text_becomes_a_url_with_a_blank_or_a_control_character(text: str) ->
     """What stands in a URL that is passed on can break neither a header nor a log line."""
     url = read(status="3", video_url=f"https://h/{text}").video_url
     assert url is None or not any(sign.isspace() or unicodedata.category(sign) == "Cc" for sign in url)
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40), st.sampled_from(["h.example/", "H.example/", ""])
+)
+def test_the_quick_look_at_a_url_agrees_with_the_whole_rule(text: str, host: str) -> None:
+    """A plain URL is recognised without the regular expression, and nothing else is."""
+    url = f"https://{host}{text}".strip()
+    assert read(status="3", video_url=url).video_url == (url if reading._URL.fullmatch(url) else None)
 
 
 @pytest.mark.parametrize(

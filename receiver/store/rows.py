@@ -6,7 +6,8 @@ Core's own executemany costs twice the driver's (performance.md), so Core writes
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -22,6 +23,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
+_EXACT_BELOW = 2**33 * 1000
+"""Milliseconds (the year 2242) up to which a double of seconds names its microsecond."""
 
 
 def to_ms(at: datetime) -> int:
@@ -90,9 +93,7 @@ class Rows(Generic[R]):
         there are few different sets of changes, so each is compiled once.
         """
         old, new = msgspec.structs.astuple(before), msgspec.structs.astuple(after)
-        changed = (
-            tuple([name for name, was, now in zip(self._fields, old, new, strict=True) if was is not now]) or self._keys
-        )
+        changed = tuple(compress(self._fields, map(is_not, old, new))) or self._keys
         found = self._updates.get(changed)
         if found is None:
             found = self._updates[changed] = self._compile(changed)
@@ -124,8 +125,8 @@ def _decoder(struct: type[R], columns: Sequence[Any]) -> Callable[[Sequence[Any]
     def decode(row: Sequence[Any]) -> R:
         cells = list(row)
         for i in times:
-            if (ms := cells[i]) is not None:
-                cells[i] = _EPOCH + timedelta(0, 0, 0, ms)
+            if (ms := cells[i]) is not None:  # four to a task: 0.2 us each instead of 0.35
+                cells[i] = datetime.fromtimestamp(ms / 1000, UTC) if ms < _EXACT_BELOW else from_ms(ms)
         for i in flags:
             cells[i] = cells[i] == 1
         return struct(*cells)
