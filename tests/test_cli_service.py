@@ -9,10 +9,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
+from receiver.client import Client
 from tests.cli_world import (
     API_KEY,
     UPSTREAM_KEY,
@@ -151,6 +157,111 @@ def test_a_missing_member_is_a_matter_of_usage(at: World) -> None:
     assert "--video sets video" in ended.stderr
     listed = json.loads(ask(at, "tasks", "list", "--json").stdout)["data"]
     assert "without a video" not in [task["input"]["prompt"] for task in listed if "prompt" in task["input"]]
+
+
+@contextmanager
+def recorded() -> Iterator[tuple[str, list[tuple[str, dict[str, str], str]]]]:
+    """An upstream that keeps what it is sent, byte for byte: its URL, and each request's line, headers and body."""
+    requests: list[tuple[str, dict[str, str], str]] = []
+
+    class Keeping(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            requests.append((f"{self.command} {self.path}", dict(self.headers.items()), body))
+            self.send_response(400)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- http.server's word
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Keeping)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", requests
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_dry_run_prints_what_is_then_really_sent(tmp_path: Path) -> None:
+    """Line, headers and body, member by member in its order; only key, token and the random seed are not the same."""
+    port, body = free_port(), '{"options": {"flip": true}, "ümlaut": [1, 2.5, null], "references": null}'
+    with recorded() as (upstream, requests):
+        config = write_config(tmp_path, port=port, upstream=upstream)
+        config.write_text(config.read_text().replace(f"127.0.0.1:{port}", f"127.0.0.1:{port}/hooks/"))
+        with up("serve", cwd=tmp_path) as service:
+            wait_until_ready(service, f"http://127.0.0.1:{port}")
+            for route in (PRO, VIDEO, IMAGE):
+                given = ("submit", route, "--video", CLIP, "--prompt", "a cat", "--input", body)
+                shown = json.loads(receiver(*given, "--dry-run", "--json", cwd=tmp_path).stdout)
+                assert receiver(*given, "--callback-url", "https://u.example", cwd=tmp_path).returncode == 1
+                line, headers, sent = requests.pop()
+                assert f"POST {shown['url']}" == line.replace(" ", f" {upstream}")
+                plumbing = {"Host", "host", "accept", "accept-encoding", "connection", "content-length", "User-Agent"}
+                real = {name: value for name, value in headers.items() if name not in plumbing}
+                assert real == shown["headers"] | {"authorization": f"Bearer {UPSTREAM_KEY}"}
+                printed = jsons_compact(shown["body"])
+                if route == VIDEO:
+                    assert re.sub(r'"seed":\d+', "", sent) == re.sub(r'"seed":\d+', "", printed)
+                else:
+                    assert re.sub(r"/callbacks/[^\"]+", "/callbacks/***", sent) == printed
+            service.end()
+    assert requests == []
+
+
+def jsons_compact(document: Any) -> str:
+    """As it is sent."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+
+
+# -- many --------------------------------------------------------------------------------------------------------------
+
+
+def test_many_are_submitted_once_though_the_command_and_the_service_are_killed(tmp_path: Path) -> None:
+    """A file against a real service: both are killed in the middle, and the emulator renders each line once."""
+    lines = [
+        {"route": IMAGE, "input": {"promptImage": CLIP, "promptText": f"shot {n} [emulator: render=0.05]"}}
+        for n in range(300)
+    ]
+    (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with up("emulator", "--port", "0", cwd=tmp_path) as emulator:
+        upstream, port = emulator.line(r"listens on (http://\S+)")[1], free_port()
+        write_config(tmp_path, port=port, upstream=upstream)
+        with up("serve", cwd=tmp_path) as service:
+            wait_until_ready(service, f"http://127.0.0.1:{port}")
+            with (
+                Client(f"http://127.0.0.1:{port}", API_KEY) as client,
+                up("submit", "--from", "jobs.jsonl", "--concurrency", "1", cwd=tmp_path) as command,
+            ):
+                while len(client.page(limit=100)["data"]) < 50:
+                    threading.Event().wait(0.02)
+                command.process.kill()
+            service.process.kill()
+            service.process.wait(10)
+        with up("serve", cwd=tmp_path) as service:
+            wait_until_ready(service, f"http://127.0.0.1:{port}")
+            ended = receiver("submit", "--from", "jobs.jsonl", "--json", cwd=tmp_path)
+            assert ended.returncode == 0, ended.stderr
+            document = json.loads(ended.stdout)
+            assert (document["lines"], document["left"], document["problems"]) == (300, 0, [])
+            assert 50 <= document["repeated"] < 300
+            assert document["submitted"] == 300 - document["repeated"]
+            with Client(f"http://127.0.0.1:{port}", API_KEY) as client:
+                while any(client.tasks(state=["pending", "submitting"])):
+                    threading.Event().wait(0.1)
+                tasks = list(client.tasks())
+            rendered = httpx.get(f"{upstream}/_emulator/tasks", trust_env=False).json()
+            service.end()
+    assert len(tasks) == 300
+    prompts = Counter(one["prompt"] for one in rendered)
+    assert set(prompts.values()) == {1}
+    # What was under way when the service was killed may not have arrived; it is never sent again by itself.
+    missing = {task["input"]["promptText"]: task["state"] for task in tasks if not prompts[task["input"]["promptText"]]}
+    assert set(missing.values()) <= {"ambiguous"}
+    assert len(missing) <= 8
 
 
 # -- tasks -------------------------------------------------------------------------------------------------------------
