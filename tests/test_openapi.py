@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import os
+import re
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +17,7 @@ import pytest
 import tomli_w
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
-from receiver.web import doorway, problems, shapes
+from receiver.web import doorway, dress, problems, shapes
 from tests.world import API_KEY, PATIENCE, world
 
 if TYPE_CHECKING:
@@ -159,3 +163,106 @@ async def test_a_fuzzer_finds_nothing(it: World, tmp_path: Path) -> None:
     told = (await fuzzer.communicate())[0].decode()
     assert fuzzer.returncode == 0, told
     assert "API Links" in told
+
+
+# -- the pages ---------------------------------------------------------------------------------------------------------
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+LOADING = {"src", "srcset", "style", "action", "data"}
+
+
+class Reader(HTMLParser):
+    """What a browser would see of a page: its ids, where it links to, and whether every tag is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+        self._open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """A tag begins."""
+        self.tags.add(tag)
+        self.ids += [one for name, one in attrs if name == "id" and one]
+        self.links += [one for name, one in attrs if name == "href" and one]
+        self.loads += [name for name, _ in attrs if name in LOADING or name.startswith("on")]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """A tag ends."""
+        assert self._open.pop() == tag, self.getpos()
+
+    def handle_data(self, data: str) -> None:
+        """Text."""
+        self.text += data
+
+    def is_closed(self) -> bool:
+        """Every tag was closed."""
+        return self._open == []
+
+
+def read(page: str) -> Reader:
+    """A page, read."""
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.is_closed()
+    return reader
+
+
+def is_self_contained(answer: httpx.Response) -> Reader:
+    """The page loads nothing from anywhere, and a browser would not let it; its one style is let by its hash."""
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    page = read(answer.text)
+    assert page.loads == []
+    assert not page.tags & {"script", "link", "img", "iframe", "object", "form", "base"}
+    policy = dict(one.strip().partition(" ")[::2] for one in answer.headers["content-security-policy"].split(";"))
+    [style] = re.findall(r"<style>(.*?)</style>", answer.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy.pop("style-src") == f"'sha256-{digest}'"
+    assert set(policy.values()) == {"'none'"}
+    assert set(policy) == {"default-src", "base-uri", "form-action", "frame-ancestors"}
+    assert "url(" not in style
+    assert "@import" not in style
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    return page
+
+
+async def test_the_page_says_what_the_document_says(it: World, document: dict[str, Any]) -> None:
+    """Every operation, parameter and shape has its place, and every link leads to one."""
+    page = is_self_contained(await it.api.get(f"{root(it)}/docs"))
+    assert len(set(page.ids)) == len(page.ids)
+    for path, methods in document["paths"].items():
+        assert path in page.text
+        for one in methods.values():
+            assert one["operationId"] in page.ids
+            assert one["summary"] in page.text
+            assert all(parameter["name"] in page.text for parameter in one.get("parameters", []))
+    assert set(document["components"]["schemas"]) <= set(page.ids)
+    within = {link[1:] for link in page.links if link.startswith("#")}
+    assert within <= set(page.ids)
+    for link in {link for link in page.links if not link.startswith("#")}:
+        assert (await it.api.get(f"{root(it)}{link}")).status_code == 200, link
+    for mark in ("`", "](/", "{'", "None"):  # what a page looks like that was not rendered
+        assert mark not in page.text, mark
+
+
+@pytest.mark.parametrize("code", sorted(problems.KINDS))
+async def test_every_problem_has_a_page_in_the_same_dress(it: World, code: str) -> None:
+    """It says the kind, the status, and what to do."""
+    page = is_self_contained(await it.api.get(f"{root(it)}/docs/problems/{code}"))
+    kind = problems.KINDS[code]
+    assert all(word in page.text for word in (code, kind.title, str(kind.status), *kind.headers))
+
+
+async def test_words_are_escaped() -> None:
+    """Whatever stands in a docstring stays text; only names and links to our own pages are more."""
+    assert dress.words("<b> & `a<b`") == "&lt;b&gt; &amp; <code>a&lt;b</code>"
+    assert dress.words("[`x`](/docs/problems/x): y") == '<a href="/docs/problems/x"><code>x</code></a>: y'
+    assert dress.words("[x](https://example.com) [y](javascript:z)") == "[x](https://example.com) [y](javascript:z)"
+    assert dress.prose("One\ntwo.\n\n* a\n  b\n* c") == "<p>One two.</p><ul><li>a b</li><li>c</li></ul>"

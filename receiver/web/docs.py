@@ -5,6 +5,7 @@ Nothing is said here that the document and problems.py do not say.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from receiver.web.openapi import OpenApi
 
 _REF: Final = "#/components/schemas/"
+_CODE: Final = re.compile(r"\[`[a-z-]+`\]\(/docs/problems/[a-z-]+\)")
 HTML: Final = "text/html; charset=utf-8"
 
 
@@ -134,8 +136,24 @@ def _operation(method: str, path: str, one: dict[str, Any]) -> str:
         parts.append(_table("Parameters", map(_parameter, one["parameters"])))
     if "requestBody" in one:
         parts.append(_body(one["requestBody"]))
-    parts.append(_table("Answers", (_answer(status, answer) for status, answer in one["responses"].items())))
+    answers = {status: answer for status, answer in one["responses"].items() if not _is_problem(answer)}
+    parts.append(_table("Answers", (_answer(status, answer) for status, answer in answers.items())))
+    wrong = [
+        f'<span class="bad">{status}</span> {words(" ".join(_codes(answer)))}'
+        for status, answer in one["responses"].items()
+        if _is_problem(answer)
+    ]
+    if wrong:
+        parts.append(f'<h4>Problems</h4><p class="wrong">{", ".join(wrong)}</p>')
     return "".join(parts) + "</section>"
+
+
+def _is_problem(answer: dict[str, Any]) -> bool:
+    return bool(_CODE.match(answer["description"]))
+
+
+def _codes(answer: dict[str, Any]) -> list[str]:
+    return _CODE.findall(answer["description"])
 
 
 def _table(title: str, rows: Iterable[tuple[str, str, str]]) -> str:
@@ -216,6 +234,8 @@ def _kind(schema: dict[str, Any]) -> str:
             said = "time"
         case {"minimum": least, "maximum": most}:
             said = f"{schema['type']} from {least} to {most}"
+        case {"type": "string", "examples": [str(first), *_]}:
+            said = f"string, such as <code>{escape(first)}</code>"
         case _:
             said = schema.get("type", "any")
     return said
