@@ -101,10 +101,11 @@ async def test_nothing_in_it_is_changed_but_callback_url(tmp_path: Path, route: 
 
         async with world(tmp_path, change=there) as here, _caller(here) as door:
             headers = {"content-type": "application/json; charset=utf-8", "x-runway-version": "2025-01-01"}
-            answer = await door.post(f"/{route}", content=raw, headers=headers)
+            answer = await door.post(f"/{route}?a=1&b=%20x", content=raw, headers=headers)
             assert (answer.status_code, answer.content) == (200, said)
             assert answer.headers["content-type"] == "application/json; x=y"
             head, sent = requests[0]
+            assert head.startswith(f"post /{route}?a=1&b=%20x http/1.1\r\n")
             assert "\r\nx-runway-version: 2025-01-01\r\n" in head
             assert "\r\ncontent-type: application/json; charset=utf-8\r\n" in head
             assert "\r\nauthorization: bearer upstream-key\r\n" in head

@@ -47,10 +47,12 @@ class Given:
 
     Attributes:
         headers: those that go on: `content-type`, and `x-runway-version` where the caller has one.
+        query: what stands behind the path, with its question mark; empty for none.
     """
 
     body: bytes
     headers: dict[str, str]
+    query: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class Through:
         body = given.body
         if members is not None:
             body = _with_callback(members, body, ROUTES[task.route].takes_callback, self.sender.callback_url(task))
-        return HttpRequest("POST", f"/{task.route}", given.headers, body)
+        return HttpRequest("POST", f"/{task.route}{given.query}", given.headers, body)
 
 
 def _members(body: bytes) -> dict[str, msgspec.Raw] | None:

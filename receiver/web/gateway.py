@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     Handler = Callable[[Request], Awaitable[Response]]
 
 MAX_BODY = 1024 * 1024
+MAX_QUERY = 4096
 NO_REPEAT = {"x-should-retry": "false"}
 _GOES_BACK = ("retry-after",)
 
@@ -89,10 +90,11 @@ class Gateway:
 
     async def _submit(self, route: str, request: Request) -> Response:
         body = await read_body(request.scope, request.receive, self.max_submission)
-        asked = asked_under(request.headers.get("idempotency-key"), f"/{route}", body)
+        query = _query(request)
+        asked = asked_under(request.headers.get("idempotency-key"), f"/{route}{query}", body)
         with holding(self.through.sender.held, asked):
             try:
-                passed = await self.through.submit(route, Given(body, _headers(request)), asked)
+                passed = await self.through.submit(route, Given(body, _headers(request), query), asked)
             except AnsweredBefore as known:
                 return await self._again(route, known)
             except AnswerUnknown as error:
@@ -121,18 +123,16 @@ class Gateway:
             named = usable_id(msgspec.json.decode(body, type=_Feed).task_id)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             named = None  # the upstream will say what is wrong with it
-        relayed = await self.relay.look_up("feed", named, HttpRequest("POST", dropin.FEED, _headers(request), body))
-        return _relayed(relayed)
+        question = HttpRequest("POST", dropin.FEED + _query(request), _headers(request), body)
+        return _relayed(await self.relay.look_up("feed", named, question))
 
     async def task(self, request: Request) -> Response:
         """`GET /runwayml/v1/tasks/{id}`."""
         upstream_id: str = request.path_params["id"]
         asked = task_request(upstream_id)
         headers = {name: value for name, value in _headers(request).items() if name != "content-type"}
-        relayed = await self.relay.look_up(
-            "task", usable_id(upstream_id), HttpRequest(asked.method, asked.url, headers)
-        )
-        return _relayed(relayed)
+        question = HttpRequest(asked.method, asked.url + _query(request), headers)
+        return _relayed(await self.relay.look_up("task", usable_id(upstream_id), question))
 
 
 class _Feed(msgspec.Struct):
@@ -151,6 +151,14 @@ def _headers(request: Request) -> dict[str, str]:
     if not all(value.isascii() and value.isprintable() for value in kept.values()):
         raise InvalidInput("content-type and x-runway-version are plain ASCII on one line")
     return kept
+
+
+def _query(request: Request) -> str:
+    """What stands behind the path, as it came."""
+    query = request.scope["query_string"].decode("latin-1")
+    if len(query) > MAX_QUERY or not (query.isascii() and query.isprintable()):
+        raise InvalidInput(f"the query is not plain ASCII, or has more than {MAX_QUERY} characters")
+    return f"?{query}" if query else ""
 
 
 def _as_it_came(response: HttpResponse, task_id: str | None) -> Response:
