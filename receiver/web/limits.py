@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
-WRONG_KEYS: Final = (20, timedelta(minutes=1))
-"""Wrong keys of one address in any minute: more than a person mistypes, and no use to who guesses."""
+WRONG_KEYS: Final = (60, timedelta(minutes=1))
+"""Wrong keys of one address in any minute: more than a client with an old key needs to be told so, or a scanner of the
+API's own document; one a second is no use to who guesses."""
 ADDRESSES: Final = 1024
 """Addresses whose wrong keys are counted, and pairs of address and key that were good."""
 
