@@ -88,7 +88,7 @@ async def test_every_problem_is_known_to_some_operation(document: dict[str, Any]
         for code in problems.KINDS
         if f"/docs/problems/{code})" in answer["description"]
     }
-    of_no_operation = {"method-not-allowed", "internal", "stopping", "not-built"}
+    of_no_operation = {"method-not-allowed", "internal"}
     assert {code for code, _ in said} == set(problems.KINDS) - of_no_operation
     assert all(str(problems.KINDS[code].status) == status for code, status in said)
 

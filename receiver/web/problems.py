@@ -76,11 +76,6 @@ KINDS: Final[dict[str, Kind]] = {
         "The body did not arrive",
         "The body did not arrive within 30 seconds, or the connection broke. Nothing was stored.",
     ),
-    "not-built": Kind(
-        422,
-        "Not in this release",
-        "The contract names this, and this release does not have it yet. Nothing was stored or sent.",
-    ),
     "idempotency-key-reused": Kind(
         422,
         "The Idempotency-Key was used with another request",
@@ -110,12 +105,6 @@ KINDS: Final[dict[str, Kind]] = {
         "Not by this method",
         "The path exists, the method does not; see `Allow`.",
         ("Allow",),
-    ),
-    "stopping": Kind(
-        503,
-        "The service is stopping",
-        "The service is shutting down and takes nothing new. Try again after the time in `Retry-After`.",
-        ("Retry-After",),
     ),
     "internal": Kind(
         500,
