@@ -102,13 +102,23 @@ def test_the_version_is_printed(tmp_path: Path) -> None:
     assert re.fullmatch(r"receiver \d+\.\d+\S*\n", receiver("--version", cwd=tmp_path).stdout)
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_shown_for_every_shell(shell: str, tmp_path: Path) -> None:
-    """--show-completion: a script that names the program; nothing is installed."""
-    ended = receiver("--show-completion", shell, cwd=tmp_path, env={"HOME": str(tmp_path)})
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "receiver" in ended.stdout
+def in_bash(script: str, home: Path) -> str:
+    """What a script prints; `receiver` is the command, and the shell is found as its parent."""
+    whole = f'receiver() {{ "{sys.executable}" -m receiver "$@"; }}\n{script}\n'
+    env = environment(HOME=str(home))
+    done = subprocess.run(["bash", "-c", whole], cwd=home, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_completion_is_shown_and_installed_for_the_shell_one_is_in(tmp_path: Path) -> None:
+    """--show-completion prints what bash can run, and installs nothing; --install-completion does, for this user."""
+    shown = in_bash('script=$(receiver --show-completion); eval "$script"; complete -p receiver', tmp_path)
+    assert shown == "complete -o default -F _receiver_completion receiver\n"
     assert list(tmp_path.iterdir()) == []
+    in_bash("receiver --install-completion; true", tmp_path)
+    assert "receiver" in (tmp_path / ".bashrc").read_text()
+    assert in_bash("source ~/.bashrc; complete -p receiver", tmp_path) == shown
 
 
 @pytest.mark.parametrize(

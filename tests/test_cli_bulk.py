@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from receiver.cli.bulk import Sending
 from receiver.cli.jobs import Given, JobFile
+from receiver.client import AsyncClient
 from tests.cli_world import API_KEY, environment, receiver, up, write_config
 from tests.outbox_world import told
 
@@ -401,6 +403,45 @@ def test_a_service_that_is_not_there_is_3_before_the_first_line(tmp_path: Path) 
     ended = receiver("submit", "--from", "jobs.jsonl", cwd=tmp_path, env=env)
     assert (ended.returncode, ended.stdout) == (3, "")
     assert receiver("submit", "--from", "jobs.jsonl", "--url", "nonsense", cwd=tmp_path, env=env).returncode == 2
+
+
+async def sent(at: Played, folder: Path, *, patience: float) -> Sending:
+    """Ten lines, sent with so much patience."""
+    with write(folder, *[line(n) for n in range(10)]).open("rb") as file:
+        source = JobFile("jobs.jsonl", file, Given())
+        assert source.check() == []
+        async with AsyncClient(at.url, API_KEY) as client:
+            sending = Sending(client, source, lambda _now: None, patience)
+            await sending.run(4)
+    return sending
+
+
+@pytest.mark.anyio
+async def test_a_service_that_stays_away_ends_it(at: Played, tmp_path: Path) -> None:
+    """When its patience is over, with the last reason; a service that was taken from meanwhile has all of it again."""
+    down: tuple[int, dict[str, str], dict[str, Any]] = (
+        503,
+        {},
+        {"type": "/docs/problems/stopping", "detail": "the service is stopping"},
+    )
+    at.before = lambda _body: None if len(at.tasks) < 5 else down
+    sending = await sent(at, tmp_path, patience=0.5)
+    assert str(sending.problem) == "the service is stopping"
+    assert (len(sending.taken), sending.left, sending.refused) == (5, 5, {})
+
+
+@pytest.mark.anyio
+async def test_a_service_that_asks_for_time_is_not_away(at: Played, tmp_path: Path) -> None:
+    """A 429 that says how long is waited for, however often it comes, also without any patience."""
+    noted: list[int] = []
+
+    def throttle(_body: dict[str, Any]) -> tuple[int, dict[str, str], dict[str, Any]] | None:
+        noted.append(1)
+        return (429, {"Retry-After": "0"}, {"type": "/docs/problems/rate-limited"}) if len(noted) % 2 else None
+
+    at.before = throttle
+    sending = await sent(at, tmp_path, patience=0)
+    assert (sending.problem, sending.left, len(at.bodies)) == (None, 0, 10)
 
 
 # -- how it is shown ---------------------------------------------------------------------------------------------------

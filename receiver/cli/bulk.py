@@ -41,6 +41,7 @@ class Sending:
     """How far it is.
 
     Attributes:
+        patience: seconds; see `PATIENCE_FOR`.
         taken: by line, the task's id and whether this was a repeat.
         refused: by line, what the service said.
         problem: what ended it before its time.
@@ -49,6 +50,7 @@ class Sending:
     client: AsyncClient
     source: JobFile
     show: Callable[[Sending], None]
+    patience: float = PATIENCE_FOR
     taken: dict[int, tuple[str, bool]] = field(default_factory=dict)
     refused: dict[int, ApiProblem] = field(default_factory=dict)
     problem: ReceiverError | None = None
@@ -137,7 +139,7 @@ class Sending:
             self._away_since = None
         else:
             self._away_since = self._away_since or now
-            if now - self._away_since >= PATIENCE_FOR:
+            if now - self._away_since >= self.patience:
                 self.end(error)
                 return False
         if self._not_before <= now:  # else another sender has said so already
