@@ -236,3 +236,13 @@ async def test_a_real_service_is_submitted_to_waited_for_and_followed(tmp_path: 
             assert [one["name"] for one in await client.destinations()] == ["sink"]
             assert (await client.timeline(task["id"]))[0]["kind"] == "submission"
         assert len(at.upstream.tasks) == 2
+
+
+@pytest.mark.anyio
+async def test_more_at_once_than_there_are_connections_wait_their_turn() -> None:
+    """Three hundred questions over one client: each is answered."""
+    with serving(answer({"state": "done"})) as (url, asked):
+        async with AsyncClient(url) as client:
+            found = await asyncio.gather(*[client.task(f"t{n}") for n in range(300)])
+    assert found == [{"state": "done"}] * 300
+    assert len({path for _, path, _, _ in asked}) == 300

@@ -193,7 +193,8 @@ def test_five_minutes_are_tolerated_either_way(seconds: int, *, is_good: bool) -
         assert error.flaw == "stale"
         assert f"{abs(seconds)} s {'ago' if seconds > 0 else 'ahead'}" in str(error)
     for same in (now, now.astimezone(timezone(timedelta(hours=8)))):
-        assert verify(HEADERS, BODY, SECRET, now=same, tolerance=timedelta(hours=1)).sent_at == NOW
+        for hour in (timedelta(hours=1), 3600, 3600.0):
+            assert verify(HEADERS, BODY, SECRET, now=same, tolerance=hour).sent_at == NOW
 
 
 def test_the_clock_is_asked_unless_a_time_is_given() -> None:

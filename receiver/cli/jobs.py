@@ -1,8 +1,8 @@
 """`jobs.jsonl`: what `receiver submit --from` reads. Every mistake is named with its line before anything is sent.
 
 A line's idempotency key is made from all that the file says up to and with this line, and from its number. So the same
-file submits nothing twice, at any later time, and one that has grown submits only what is new. A line that was changed
-makes itself and all lines after it new; `--batch NAME` makes all of them new.
+file submits nothing twice, as long as its tasks are kept (`retention.tasks`), and one that has grown submits only what
+is new. A line that was changed makes itself and all lines after it new; `--batch NAME` makes all of them new.
 """
 
 from __future__ import annotations

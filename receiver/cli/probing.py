@@ -33,6 +33,7 @@ NOBODYS: Final = "00000000-0000-4000-8000-000000000000"
 """The id of a task that no upstream has."""
 SKEW: Final = timedelta(seconds=30)
 """From here on a clock is wrong: consumers take signatures that are five minutes off, and no more."""
+_READ: Final = "docs/operate.md tells what each reason means, and what to do."
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, THROTTLED, BROKEN = 401, 403, 404, 429, 500
 
 
@@ -137,7 +138,7 @@ async def _service(settings: Config, egress: Egress) -> Finding:
         mend = "Stop what runs there, or choose another server.port."
         return Finding("service", "wrong", f"{where} answers, and not as a receiver does", mend)
     if reasons:
-        return Finding("service", "wrong", f"{where} is not ready: {'; '.join(map(str, reasons))}", "docs/operate.md")
+        return Finding("service", "wrong", f"{where} is not ready: {'; '.join(map(str, reasons))}", _READ)
     return Finding("service", "ok", f"{where} is ready")
 
 

@@ -74,7 +74,7 @@ def submit(
             "--from",
             help="Submit many: a file with a JSON object a line, or stdin (-). "
             'Members: "route", "input", "metadata", "destinations", "callback_url", "idempotency_key". '
-            "Run it again at any time: what was submitted is not submitted twice.",
+            "Run it again at any time: what was submitted is not submitted twice, as long as its tasks are kept.",
             metavar="JOBS.JSONL",
         ),
     ] = None,

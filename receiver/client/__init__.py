@@ -199,6 +199,8 @@ def _unreachable(url: str, question: Question, error: httpx.HTTPError) -> Unreac
 
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return Unreachable(f"nothing answers at {url} ({_words(error)})", sent=False)
+    if isinstance(error, httpx.PoolTimeout):
+        return Unreachable(f"no connection to {url} was free in {question.seconds:g} s", sent=False)
     if isinstance(error, httpx.TimeoutException):
         return Unreachable(f"{url} gave no answer in {question.seconds:g} s", sent=True)
     return Unreachable(f"the connection to {url} broke: {_words(error)}", sent=True)

@@ -85,7 +85,7 @@ def verify(
     body: bytes | str,
     secrets: str | Sequence[str],
     *,
-    tolerance: timedelta = TOLERANCE,
+    tolerance: timedelta | float = TOLERANCE,
     now: datetime | None = None,
 ) -> Event:
     """The event of a webhook that one of the secrets signed.
@@ -94,7 +94,7 @@ def verify(
         headers: of the request, in any case; a mapping, or pairs.
         body: as it came, before any parsing.
         secrets: `whsec_…`, one or several; any of them will do (for a rotation, the old one and the new one).
-        tolerance: how old, or how far ahead of `now`, the signature may be.
+        tolerance: how old, or how far ahead of `now`, the signature may be; a number is of seconds.
         now: aware; the clock's time unless given.
 
     Raises:
@@ -121,7 +121,8 @@ def verify(
             "forged",
         )
     sent_at = datetime.fromtimestamp(int(stamp), UTC)
-    _check_age(sent_at, tolerance, now or datetime.fromtimestamp(time.time(), UTC))
+    within = tolerance if isinstance(tolerance, timedelta) else timedelta(seconds=tolerance)
+    _check_age(sent_at, within, now or datetime.fromtimestamp(time.time(), UTC))
     return _read(event_id, sent_at, raw)
 
 
