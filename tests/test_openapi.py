@@ -120,6 +120,29 @@ async def test_answers_have_the_members_of_their_shapes(it: World, document: dic
     assert {shape.__name__ for shape in seen} <= set(document["components"]["schemas"])
 
 
+async def test_a_key_is_wanted_where_one_is_configured(document: dict[str, Any], tmp_path: Path) -> None:
+    """By every operation that is not open; without configured keys the document says that none is needed."""
+
+    def wanted(document: dict[str, Any], path: str) -> Any:
+        return [one["security"] for one in document["paths"][path].values()]
+
+    assert wanted(document, "/api/v1/replays") == [[{"key": []}]] * 2
+    assert wanted(document, "/runway/feed") == wanted(document, "/metrics") == [[{"key": []}]]
+    opened = {path for path in document["paths"] if [] in wanted(document, path)}
+    assert opened == {
+        *("/callbacks/{token}", "/docs", "/docs/problems/{code}", "/openapi.json"),
+        *("/livez", "/readyz"),
+    }
+
+    def change(given: dict[str, Any]) -> None:
+        del given["security"]["api_keys"]
+
+    async with world(tmp_path, change=change) as keyless:
+        theirs = (await keyless.api.get(f"{root(keyless)}/openapi.json")).json()
+    assert wanted(theirs, "/metrics") == [[{"key": []}, {}]]
+    assert wanted(theirs, "/docs") == [[]]
+
+
 # -- the fuzzer --------------------------------------------------------------------------------------------------------
 
 

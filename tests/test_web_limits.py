@@ -244,7 +244,7 @@ async def test_every_answer_has_an_id_but_the_door_s(it: World) -> None:
     for method, path, status in asked:
         answer = await it.api.request(method, f"{root(it)}{path}", headers={"x-request-id": "mine"})
         assert (path, answer.status_code, answer.headers.get_list("x-request-id")) == (path, status, ["mine"])
-    for path in ("/callbacks/forged", it.callback_url(await it.created()).removeprefix(root(it))):
+    for path in ("/callbacks/forged", it.callback_url(await it.created(render=60)).removeprefix(root(it))):
         assert "x-request-id" not in (await it.api.get(f"{root(it)}{path}")).headers
 
 

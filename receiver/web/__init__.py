@@ -57,7 +57,7 @@ class Front:
         """
         self._door = door
         self._prefixes = tuple({"/callbacks/", f"{public_path}/callbacks/"})
-        self.openapi = OpenApi([*table, *doorway.table()])
+        self.openapi = OpenApi([*table, *doorway.table()], keyless=not guard.api_keys)
         docs = Docs(self.openapi)
         self.openapi.operations += docs.table()
         rows = [*self.openapi.operations, *self.openapi.table()]

@@ -24,37 +24,32 @@ _NAMES: Final = {
 _VERSION: Final = Parameter(
     "X-Runway-Version", {"type": "string", "pattern": "^[!-~]{1,100}$"}, "Wins over the configured one.", where="header"
 )
-_TASK_ID: Final = {"Receiver-Task-Id": "The id of our task."}
 _SUBMIT: Final = """\
 The upstream's own request, its own answer. Nothing in it is checked, filled in or changed but `callback_url`: yours
 becomes a destination of this one task, ours takes its place. It never queues.
 """
 
 
-def _ours(*statuses: int) -> list[Answer]:
-    """Errors of ours, in the upstream's shape."""
-    said = {
-        401: "No valid API key of this service.",
-        403: "No API key is configured, and the request is not plainly local.",
-        408: "The body did not arrive within 30 seconds.",
-        409: "The first request with this Idempotency-Key is under way.",
-        413: "The body is too large.",
-        422: "The callback_url or a header cannot be used, or the Idempotency-Key was used with another request.",
-        429: "More requests than `server.rate_per_key` allows; or the upstream's own.",
-        503: "The upstream is unreachable, no slot was free within 10 s, or the store is away. Nothing was taken.",
-        504: "It may have been taken, and no answer tells: do not repeat it (`x-should-retry: false`).",
-    }
-    retry = {"Retry-After": "Seconds."}
-    return [
-        Answer(status, said[status], shapes.UpstreamError, headers=retry if status in {429, 503} else {})
-        for status in statuses
-    ]
+_WHATEVER: Final = Answer(
+    "default",
+    "The upstream's own answer, as it came. Or an error of this service, in the upstream's shape: 408 and 413 (the "
+    "body), 409 and 422 (the Idempotency-Key, the callback_url), 429 and 503 with `Retry-After` (nothing was taken).",
+    media="*/*",
+    headers={"Receiver-Task-Id": "The id of our task."},
+)
+_NO_KEY: Final = Answer(401, "No valid API key of this service.", shapes.UpstreamError)
+_NOT_LOCAL: Final = Answer(403, "No key is configured, and the request is not plainly local.", shapes.UpstreamError)
+_UNKNOWN: Final = Answer(
+    504,
+    "It may have been taken, and no answer tells: do not repeat it.",
+    shapes.UpstreamError,
+    headers={"X-Should-Retry": "`false`", "Receiver-Task-Id": "The id of our task."},
+)
 
 
 def table(submit: Callable[[str], Handler], feed: Handler, task: Handler) -> list[Operation]:
     """The rows: `submit` makes the handler of a route, by its name; the handlers see to the key themselves."""
-    whatever = Answer("default", "The upstream's own answer, as it came.", media="*/*", headers=_TASK_ID)
-    lookup: Sequence[Answer] = [whatever, *_ours(401, 403, 503)]
+    lookup: Sequence[Answer] = [_WHATEVER, _NO_KEY, _NOT_LOCAL]
     submissions = [
         Operation(
             method="POST",
@@ -66,7 +61,7 @@ def table(submit: Callable[[str], Handler], feed: Handler, task: Handler) -> lis
             says=_SUBMIT,
             asks=[IDEMPOTENCY_KEY, _VERSION],
             takes=Body(None, "The upstream's own body.", media=(JSON,)),
-            answers=[whatever, *_ours(401, 403, 504)],
+            answers=[*lookup, _UNKNOWN],
             access="own",
         )
         for route in ROUTES

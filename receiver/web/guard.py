@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from receiver.web.limits import Limits
 
-KEYLESS = -1
-"""Who asks, where no key is configured: somebody on this machine."""
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 FORWARDING = (
     "forwarded",
@@ -54,13 +52,13 @@ class Guard:
             Forbidden: none is configured, and it is not plainly local.
             RateLimited: its key has had its share, or its address has tried too many wrong ones.
         """
-        key = KEYLESS
+        who: int | str = _address(request)
         if self.api_keys:
-            key = self._key(request)
+            who = self._key(request)
         else:
             _check_local(request.headers)
         if counted and self.limits is not None:
-            self.limits.spend(key)
+            self.limits.spend(who)
 
     def _key(self, request: Request) -> int:
         """Which key it carries."""
@@ -70,10 +68,14 @@ class Guard:
         matches = [hmac.compare_digest(key.encode(), sent) for key in self.api_keys]
         key = matches.index(True) if scheme.lower() == "bearer" and any(matches) else None
         if self.limits is not None and sent:
-            self.limits.check_address(request.client.host if request.client else "", key)
+            self.limits.check_address(_address(request), key)
         if key is None:
             raise Unauthorized("send `Authorization: Bearer <key>` with one of security.api_keys")
         return key
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _check_local(headers: Headers) -> None:

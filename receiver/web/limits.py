@@ -30,7 +30,7 @@ WRONG_KEYS: Final = (60, timedelta(minutes=1))
 """Wrong keys of one address in any minute: more than a client with an old key needs to be told so, or a scanner of the
 API's own document; one a second is no use to who guesses."""
 ADDRESSES: Final = 1024
-"""Addresses whose wrong keys are counted, and pairs of address and key that were good."""
+"""Addresses whose requests or wrong keys are counted, and pairs of address and key that were good."""
 
 COUNTED: Final = 10_000
 """Requests of one key that are remembered at most."""
@@ -53,7 +53,7 @@ class Limits:
 
     rate: tuple[float, timedelta] | None
     clock: Callable[[], datetime]
-    _spent: dict[int, Pace] = field(default_factory=dict)
+    _spent: OrderedDict[int | str, Pace] = field(default_factory=OrderedDict)
     _wrong: OrderedDict[str, Pace] = field(default_factory=OrderedDict)
     _known: OrderedDict[tuple[str, int], None] = field(default_factory=OrderedDict)
 
@@ -63,8 +63,8 @@ class Limits:
             parts = self.rate[0] / COUNTED
             self.rate = (self.rate[0] / parts, self.rate[1] / parts)
 
-    def spend(self, who: int) -> None:
-        """One request of a key (its place in the configuration; -1 where none is configured).
+    def spend(self, who: int | str) -> None:
+        """One request of a key (its place in the configuration), or of an address, where no key is configured.
 
         Raises:
             RateLimited: it has had all it may have for now.
@@ -73,12 +73,13 @@ class Limits:
             return
         pace = self._spent.get(who)
         if pace is None:
-            pace = self._spent[who] = Pace(*self.rate)
+            pace = Pace(*self.rate)
         now = self.clock()
         wait = pace.next_at(now) - now
         if wait > timedelta(0):
-            raise RateLimited("this key has had all the requests that server.rate_per_key allows", _seconds(wait))
+            raise RateLimited("there were as many requests as server.rate_per_key allows", _seconds(wait))
         pace.spend(now)
+        _keep(self._spent, who, pace)
 
     def check_address(self, address: str, key: int | None) -> None:
         """A request with a key came from there; `key` is its place, None for a wrong one.

@@ -71,8 +71,8 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
-def document(operations: Iterable[Operation]) -> dict[str, Any]:
-    """The OpenAPI document of these operations."""
+def document(operations: Iterable[Operation], *, keyless: bool = False) -> dict[str, Any]:
+    """The OpenAPI document of these operations; `keyless`: no key is configured, so none is wanted."""
     rows = list(operations)
     models = _models(rows)
     _, definitions = models_json_schema(
@@ -82,7 +82,7 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
     )
     paths: dict[str, dict[str, Any]] = {}
     for row in rows:
-        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row)
+        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, keyless=keyless)
     used = {row.tag for row in rows}
     return {
         "openapi": "3.1.0",
@@ -117,7 +117,7 @@ def _models(rows: Sequence[Operation]) -> list[type[BaseModel]]:
     return list(found)
 
 
-def _operation(row: Operation) -> dict[str, Any]:
+def _operation(row: Operation, *, keyless: bool) -> dict[str, Any]:
     written: dict[str, Any] = {"operationId": row.name, "tags": [row.tag], "summary": row.summary}
     if row.says:
         written["description"] = row.says
@@ -135,7 +135,8 @@ def _operation(row: Operation) -> dict[str, Any]:
             "content": dict.fromkeys(row.takes.media, content),
         }
     written["responses"] = _responses(row)
-    written["security"] = [] if row.access == "open" else [{"key": []}]
+    key: dict[str, list[str]] = {"key": []}
+    written["security"] = [] if row.access == "open" else [key, {}] if keyless else [key]
     return written
 
 
@@ -201,6 +202,7 @@ class OpenApi:
     """Serves the document; it is written once, when it is first asked for."""
 
     operations: list[Operation]
+    keyless: bool = False
     _made: dict[str, Any] | None = None
     _written: bytes = field(default=b"")
 
@@ -208,7 +210,7 @@ class OpenApi:
     def document(self) -> dict[str, Any]:
         """The document."""
         if self._made is None:
-            self._made = document([*self.operations, *self.table()])
+            self._made = document([*self.operations, *self.table()], keyless=self.keyless)
             self._written = orjson.dumps(self._made, option=orjson.OPT_INDENT_2)
         return self._made
 
