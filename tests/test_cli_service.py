@@ -97,6 +97,16 @@ def test_the_input_comes_from_the_line_a_file_or_stdin(at: World, how: str) -> N
     assert task["input"]["options"] == {"seconds": 10, "structure_transformation": 0.5}
 
 
+def test_a_callback_url_gets_the_tasks_end(at: World) -> None:
+    """--callback-url becomes a delivery of this one task; one that nothing could be sent to is a matter of usage."""
+    task = submitted(at, "a cat", PRO, "--callback-url", "http://user.invalid/done", "--wait")
+    listed = ask(at, "deliveries", "list", "--task", task["id"], "--json")
+    assert [one["destination"] for one in json.loads(listed.stdout)["data"]] == ["@callback"]
+    bad = ask(at, "submit", PRO, "--video", CLIP, "--prompt", "x", "--callback-url", "http://127.0.0.1/x")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert "callback_url" in bad.stderr
+
+
 def test_wait_ends_with_0_only_for_a_success(at: World) -> None:
     """`--wait`: lines of state, then the result; 0 and the URL for a success, 1 and the reason for a failure."""
     good = ask(at, "submit", PRO, "--video", CLIP, "--prompt", "a cat", "--wait")
