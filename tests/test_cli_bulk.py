@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pty
@@ -17,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from receiver.cli.bulk import Sending
 from receiver.cli.jobs import Given, JobFile
@@ -183,6 +186,32 @@ def test_a_mistake_is_told_with_its_line(bad: Any, words: str, tmp_path: Path) -
         [mistake] = JobFile("jobs.jsonl", file, Given()).check()
     assert mistake.startswith("jobs.jsonl:3: ")
     assert words in mistake
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda some: st.lists(some, max_size=3) | st.dictionaries(st.text(max_size=8), some, max_size=3),
+    max_leaves=6,
+)
+MEMBER = st.sampled_from(["route", "input", "metadata", "destinations", "callback_url", "idempotency_key", "rout", ""])
+LINE = st.dictionaries(MEMBER, ANY | st.just(PRO) | st.just({"video": CLIP, "prompt": "x"}), max_size=6)
+
+
+@settings(deadline=None)  # the first one loads what knows the routes
+@given(st.lists(st.binary(max_size=40) | LINE.map(lambda one: json.dumps(one).encode()), max_size=5), st.booleans())
+def test_reading_a_file_is_total(lines: list[bytes], has_route: bool) -> None:
+    """Whatever stands in it: mistakes in words, each with a line that is there; what has none can be submitted."""
+    content = b"\n".join(lines)
+    jobs = JobFile("f", io.BytesIO(content), Given(PRO if has_route else None))
+    mistakes = jobs.check()
+    count = content.count(b"\n") + 1
+    for mistake in mistakes:
+        found = re.match(r"f:(?:(\d+):)? .", mistake)
+        assert found is not None, mistake
+        assert found[1] is None or 1 <= int(found[1]) <= count
+    if not mistakes:
+        keys = {jobs.question(job).headers["idempotency-key"] for job in jobs.jobs}
+        assert len(keys) == len(jobs.jobs) > 0
 
 
 def test_all_mistakes_are_told_before_anything_is_submitted(at: Played, tmp_path: Path) -> None:
