@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import os
 import re
 import sys
@@ -91,6 +92,17 @@ async def test_every_problem_is_known_to_some_operation(document: dict[str, Any]
     of_no_operation = {"method-not-allowed", "internal"}
     assert {code for code, _ in said} == set(problems.KINDS) - of_no_operation
     assert all(str(problems.KINDS[code].status) == status for code, status in said)
+
+
+async def test_what_goes_out_has_the_members_of_its_shape(it: World) -> None:
+    """A webhook as the sink got it, of a success and of a failure."""
+    received = await it.whole(await it.created())
+    sent = json.loads(received.body)
+    read = shapes.Webhook.model_validate(sent, strict=True, extra="forbid")
+    assert isinstance(read.data, shapes.TaskData)
+    assert read.model_dump() == sent
+    failed = await it.whole(await it.created(outcome="fail"), "task.failed")
+    assert shapes.Webhook.model_validate_json(failed.body, extra="forbid").type == "task.failed"
 
 
 async def test_answers_have_the_members_of_their_shapes(it: World, document: dict[str, Any]) -> None:

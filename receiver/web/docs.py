@@ -104,7 +104,7 @@ def _whole(document: dict[str, Any]) -> str:
 
 
 def _operations(document: dict[str, Any], tag: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for path, methods in document["paths"].items():
+    for path, methods in [*document["paths"].items(), ("to your URL", document["webhooks"]["event"])]:
         for method, one in methods.items():
             if tag in one["tags"]:
                 yield method.upper(), path, one
@@ -124,7 +124,7 @@ def _contents(by_tag: dict[str, list[tuple[str, str, dict[str, Any]]]], document
 def _operation(method: str, path: str, one: dict[str, Any]) -> str:
     name = one["operationId"]
     mark = "" if one["summary"].endswith("?") else "."
-    is_open = "" if one["security"] else ' <span class="soft">Open to all.</span>'
+    is_open = "" if one["security"] or one["tags"] == ["webhooks"] else ' <span class="soft">Open to all.</span>'
     verb = f'<span class="verb {method}">{method}</span>'
     here = f'<a class="hash" href="#{name}" aria-label="Link to this">#</a>'
     parts = [

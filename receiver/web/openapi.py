@@ -29,6 +29,7 @@ TAGS: Final = {
     "destinations": "The configured receivers, and how they do.",
     "drop-in": "The upstream's own routes: change the base URL, keep your code. Bodies and statuses are the "
     "upstream's; errors of this service have the upstream's shape.",
+    "webhooks": "What this service sends to your destinations.",
     "callbacks": "Where the upstream calls back. The token in the path is the only authentication.",
     "operation": "For the operator's machines.",
 }
@@ -43,6 +44,12 @@ looks up what is never called back, and delivers what became of it, signed and r
 * Lists have `next_cursor` and `Link: rel="next"`, newest first.
 * Every answer but the callback door's bears `X-Request-Id`: yours, where you sent one (1 to 128 visible ASCII
   characters), else a new one. The service's log lines of that request have it, too.
+"""
+WEBHOOK: Final = """\
+At least once, signed, in no promised order. A destination that names no `events` gets the terminal ones.
+
+* Format `envelope`: the body is exactly `data.envelope`; this is also what a task's own `callback_url` gets.
+* Format `cloudevents`: CloudEvents 1.0, structured; `id` is the `webhook-id`, `data` is the same.
 """
 COMMON: Final = ("unauthorized", "forbidden", "rate-limited", "store-unavailable")
 """Problems of every guarded operation."""
@@ -83,7 +90,7 @@ def document(operations: Iterable[Operation], *, keyless: bool = False) -> dict[
     paths: dict[str, dict[str, Any]] = {}
     for row in rows:
         paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, keyless=keyless)
-    used = {row.tag for row in rows}
+    used = {row.tag for row in rows} | {"webhooks"}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -95,6 +102,7 @@ def document(operations: Iterable[Operation], *, keyless: bool = False) -> dict[
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": says} for name, says in TAGS.items() if name in used],
         "paths": paths,
+        "webhooks": {"event": {"post": _webhook()}},
         "components": {
             "schemas": dict(sorted(definitions["$defs"].items())),
             "headers": {
@@ -109,12 +117,42 @@ def document(operations: Iterable[Operation], *, keyless: bool = False) -> dict[
 
 
 def _models(rows: Sequence[Operation]) -> list[type[BaseModel]]:
-    found: dict[type[BaseModel], None] = {shapes.Problem: None}
+    found: dict[type[BaseModel], None] = {shapes.Problem: None, shapes.Webhook: None}
     for row in rows:
         if row.takes is not None and row.takes.shape is not None:
             found[row.takes.shape] = None
         found |= {answer.shape: None for answer in row.answers if answer.shape is not None}
     return list(found)
+
+
+def _webhook() -> dict[str, Any]:
+    """What goes out, in format `standard` (contract section 5)."""
+    headers = {
+        "webhook-id": "The event's id, `evt_…`: the same for every attempt and replay. Take an event once.",
+        "webhook-timestamp": "Seconds since 1970; of this attempt.",
+        "webhook-signature": "Standard Webhooks 1.0.0: `v1,…`, one for each secret of the destination.",
+    }
+    return {
+        "operationId": "onEvent",
+        "tags": ["webhooks"],
+        "summary": "An event, sent to a destination",
+        "description": WEBHOOK,
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": says, "schema": {"type": "string"}}
+            for name, says in headers.items()
+        ],
+        "requestBody": {
+            "description": "The event.",
+            "required": True,
+            "content": {JSON: {"schema": _ref(shapes.Webhook)}},
+        },
+        "responses": {
+            "2XX": {"description": "It is taken, and not sent again."},
+            "410": {"description": "The end: this delivery is `dead`, and the destination is paused."},
+            "default": {"description": "It is tried again on `delivery.schedule`, not before `Retry-After`."},
+        },
+        "security": [],
+    }
 
 
 def _operation(row: Operation, *, keyless: bool) -> dict[str, Any]:

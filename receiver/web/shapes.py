@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from receiver.lifecycle import DeliveryState, HealthState, ReplayState, ResultKind, TaskState
 from receiver.records import Verdict, Via
+from receiver.routing import EVENT_TYPES
 
 At = Annotated[str, Field(json_schema_extra={"format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]})]
 """A time: UTC, to the millisecond."""
@@ -142,15 +143,85 @@ class Replay(Shape):
     """How many have been opened again so far."""
 
 
-class Event(Shape):
+class Envelope(Shape):
+    """What the upstream says of a task, in the one shape that a destination of format `envelope` gets as its body."""
+
+    code: int
+    """200 exactly when the task succeeded."""
+    msg: str
+    data: dict[str, Any]
+    """The object in which the status was read, as it came."""
+
+
+class Artifact(Shape):
+    """A copy of a render."""
+
+    kind: Literal["video", "poster", "last_frame"]
+    url: str
+    sha256: str
+    bytes: Annotated[int, Field(ge=0)]
+    content_type: str
+    stored_at: At
+
+
+class TaskData(Shape):
+    """Of an event about a task: the task as it then was."""
+
+    task_id: str
+    upstream_id: str | None
+    route: str
+    state: TaskState
+    code: int
+    """200 exactly when the task succeeded; else the upstream's own number where it gave one, else 500."""
+    msg: str
+    via: Via | None
+    confirmed: bool
+    """A lookup said it."""
+    recovered: bool
+    """It was `lost` before, and the truth was learnt afterwards."""
+    prompt: str | None
+    video_url: str | None
+    poster: str | None
+    last_frame: str | None
+    failure: str | None
+    failure_code: str | None
+    metadata: dict[str, Any]
+    progress: Annotated[int, Field(ge=0, le=100)] | None
+    artifacts: list[Artifact]
+    """Empty where the archive is off."""
+    created_at: At
+    submitted_at: At | None
+    finished_at: At | None
+    envelope: Envelope
+
+
+class OperatorData(Shape):
+    """Of an event about this service's own work; null where it does not apply."""
+
+    task_id: str | None
+    destination: str | None
+    delivery_id: str | None
+    event_id: str | None
+    consecutive_failures: int | None
+    reason: str
+
+
+EventType = Annotated[str, Field(json_schema_extra={"enum": sorted(EVENT_TYPES)})]
+
+
+class Webhook(Shape):
+    """What a destination of kind `webhook` and format `standard` gets."""
+
+    type: EventType
+    timestamp: At
+    data: TaskData | OperatorData
+
+
+class Event(Webhook):
     """An immutable fact, as a webhook of format `standard` says it, and its id."""
 
     id: str
     """`evt_…`; the `webhook-id` of all its deliveries."""
-    type: str
-    """`task.succeeded`, …"""
-    timestamp: At
-    data: dict[str, Any]
 
 
 # -- a task's way ------------------------------------------------------------------------------------------------------
