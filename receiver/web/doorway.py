@@ -5,7 +5,7 @@ The Front finds the way there by the prefix, so the rows have no handler.
 
 from __future__ import annotations
 
-from receiver.web import shapes
+from receiver.web import error_shapes, shapes
 from receiver.web.table import Answer, Body, Operation
 
 _SAYS = """\
@@ -15,13 +15,13 @@ Also under the path of `server.public_url`, and with anything appended after a `
 _NO_TOKEN = Answer(
     404,
     "The token is forged, altered, expired or of an unknown task: one answer for all of them.",
-    shapes.Problem,
+    error_shapes.Problem,
     "application/problem+json",
 )
 _AWAY = Answer(
     503,
     "The store cannot commit now.",
-    shapes.Problem,
+    error_shapes.Problem,
     "application/problem+json",
     headers={"Retry-After": "Seconds."},
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from receiver.upstream import ROUTES
-from receiver.web import shapes
+from receiver.web import error_shapes
 from receiver.web.bodies import IDEMPOTENCY_KEY
 from receiver.web.table import JSON, Answer, Body, Operation, Parameter
 
@@ -37,12 +37,14 @@ _WHATEVER: Final = Answer(
     media="*/*",
     headers={"Receiver-Task-Id": "The id of our task."},
 )
-_NO_KEY: Final = Answer(401, "No valid API key of this service.", shapes.UpstreamError)
-_NOT_LOCAL: Final = Answer(403, "No key is configured, and the request is not plainly local.", shapes.UpstreamError)
+_NO_KEY: Final = Answer(401, "No valid API key of this service.", error_shapes.UpstreamError)
+_NOT_LOCAL: Final = Answer(
+    403, "No key is configured, and it is not plainly local.", error_shapes.UpstreamError
+)
 _UNKNOWN: Final = Answer(
     504,
     "It may have been taken, and no answer tells: do not repeat it.",
-    shapes.UpstreamError,
+    error_shapes.UpstreamError,
     headers={"X-Should-Retry": "`false`", "Receiver-Task-Id": "The id of our task."},
 )
 

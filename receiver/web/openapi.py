@@ -10,7 +10,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from starlette.responses import Response
 
 from receiver import __version__
-from receiver.web import problems, shapes
+from receiver.web import error_shapes, problems, shapes
 from receiver.web.table import API, JSON, Answer, Operation, id_schema
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def document(operations: Iterable[Operation], *, keyless: bool = False) -> dict[
 
 
 def _models(rows: Sequence[Operation]) -> list[type[BaseModel]]:
-    found: dict[type[BaseModel], None] = {shapes.Problem: None, shapes.Webhook: None}
+    found: dict[type[BaseModel], None] = {error_shapes.Problem: None, shapes.Webhook: None}
     for row in rows:
         if row.takes is not None and row.takes.shape is not None:
             found[row.takes.shape] = None
@@ -226,7 +226,7 @@ def _problem(codes: Sequence[str], *, with_id: bool) -> dict[str, Any]:
         "description": " ".join(
             f"[`{code}`](/docs/problems/{code}): {kind.title}." for code, kind in zip(codes, kinds, strict=True)
         ),
-        "content": {problems.MEDIA: {"schema": _ref(shapes.Problem)}},
+        "content": {problems.MEDIA: {"schema": _ref(error_shapes.Problem)}},
     }
     return written | ({"headers": headers} if headers else {})
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from receiver.web import shapes
+from receiver.web import error_shapes
 from receiver.web.requests import A_MOMENT, A_SPAN, DEFAULT_LIMIT, MAX_LIMIT
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ LIMIT = Parameter(
 )
 WAIT = Parameter("wait", A_SPAN, "How long to wait, 60 s at most.")
 NEXT = {"Link": '`<…>; rel="next"`, where there is a next page.'}
-PROBLEM_DOCUMENT = (shapes.Problem, "application/problem+json")
+PROBLEM_DOCUMENT = (error_shapes.Problem, "application/problem+json")
 
 
 def leads(given: str, *operations: str, by: str = "id") -> dict[str, Link]:
