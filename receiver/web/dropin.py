@@ -38,9 +38,7 @@ _WHATEVER: Final = Answer(
     headers={"Receiver-Task-Id": "The id of our task."},
 )
 _NO_KEY: Final = Answer(401, "No valid API key of this service.", error_shapes.UpstreamError)
-_NOT_LOCAL: Final = Answer(
-    403, "No key is configured, and it is not plainly local.", error_shapes.UpstreamError
-)
+_NOT_LOCAL: Final = Answer(403, "No key is configured, and it is not plainly local.", error_shapes.UpstreamError)
 _UNKNOWN: Final = Answer(
     504,
     "It may have been taken, and no answer tells: do not repeat it.",
