@@ -16,6 +16,7 @@ from receiver.metrics import Counter, Histogram, Metrics, Reading
 from receiver.web.meter import Meter
 from tests.rooms import NOW, opened
 from tests.test_api import is_problem
+from tests.test_web_problems import held
 from tests.world import PATIENCE, script, world
 
 if TYPE_CHECKING:
@@ -167,6 +168,33 @@ async def test_what_goes_wrong_is_counted(it: World) -> None:
 async def state_is(it: World, state: str) -> bool:
     """The sink is in this state."""
     return bool((await it.api.get("/destinations/sink")).json()["state"] == state)
+
+
+@pytest.mark.anyio
+async def test_a_store_that_cannot_commit_is_seen(it: World) -> None:
+    """The callback that was not taken is counted, and the gauge is up until a commit succeeds."""
+    task_id = await it.created(render=60)
+    with held(it):
+        assert (await it.call_back(task_id, {"code": 200})).status_code == 503
+        away = await scraped(it)
+    assert away["receiver_callbacks_total", (("verdict", "unstored"),)] == 1
+    assert away["receiver_store_failing", ()] == 1
+    assert (await it.call_back(task_id, {"code": 200})).status_code == 200
+    assert (await scraped(it))["receiver_store_failing", ()] == 0
+
+
+@pytest.mark.anyio
+async def test_a_store_that_cannot_be_read_hides_nothing_else(tmp_path: Path) -> None:
+    """Its counts are absent, what the rooms counted is there."""
+    async with opened(tmp_path) as store:
+        meter = Meter(store, Metrics(), {"forged": 3}, ["sink"], NOW)
+        assert {family.name for family in await meter._of_store()} >= {"receiver_tasks", "receiver_deliveries"}
+        with store.dialect.connect() as other:
+            other.execute("DROP TABLE tasks")
+        meter._stale_at = 0.0
+        assert await meter._of_store() == []
+        [refused, *_] = meter._of_writer()
+        assert refused.values == {"forged": 3}
 
 
 @pytest.mark.anyio

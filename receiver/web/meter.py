@@ -1,7 +1,8 @@
 """`GET /metrics`: what the rooms counted, and what the store and the process say when asked, as Prometheus reads it.
 
 What the store must count is asked for on a reader's connection, and not again before that is twenty times as old as it
-took: a large store is asked seldom, and a scrape never waits for another.
+took: a large store is asked seldom, and a scrape never waits for another. Where it cannot be read, its counts are
+absent and all else is there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from starlette.responses import Response
 
 from receiver import __version__, lifecycle, metrics
+from receiver.errors import StoreUnavailable
 from receiver.lifecycle import HealthState
 from receiver.metrics import Reading
 from receiver.records import Health
@@ -93,7 +95,10 @@ class Meter:
         async with self._asking:
             began = loop.time()
             if began >= self._stale_at:
-                self._stored = await self.store.read(self._count)
+                try:
+                    self._stored = await self.store.read(self._count)
+                except StoreUnavailable:  # the rest is wanted most when this is away
+                    self._stored = []
                 took = loop.time() - began
                 self._stale_at = loop.time() + max(FRESH_FOR, 20 * took)
         return self._stored
