@@ -7,6 +7,7 @@ upstream has taken it. What is said of our account holds every route back.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from receiver.upstream import ROUTES
 from receiver.upstream.base import NotTaken, Refused, Taken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from receiver.pace import Pace
@@ -39,6 +40,7 @@ class Gates:
         retry: the waits of `upstream.submit_retry`.
         pace: `upstream.rate`; None for none.
         trouble: why submissions wait, by route or "account"; empty when none does.
+        freed: set when one is no longer under way, whichever way it came in: the queue goes on.
         backlog: routes of which something waits in the queue: nothing new passes it.
     """
 
@@ -48,6 +50,8 @@ class Gates:
     pace: Pace | None = None
     trouble: dict[str, str] = field(default_factory=dict)
     backlog: set[str] = field(default_factory=lambda: set(ROUTES))
+    freed: asyncio.Event = field(default_factory=asyncio.Event)
+    _held: int = 0
     _gates: dict[str, Gate] = field(default_factory=lambda: {name: Gate() for name in ROUTES})
     _account_until: datetime | None = None
     _changed: set[asyncio.Future[None]] = field(default_factory=set)
@@ -60,7 +64,19 @@ class Gates:
     def free(self) -> int:
         """How many more may be sent now, by slots and by rate."""
         free = self.max_concurrency - self.sending
-        return max(0, free if self.pace is None else min(free, self.pace.free(self.clock())))
+        if self.pace is not None:
+            free = min(free, self.pace.free(self.clock()))
+        return max(0, free - self._held)
+
+    @contextmanager
+    def holding(self, count: int) -> Iterator[None]:
+        """Keep so many free while the queue claims who gets them: a claim takes a commit, and others ask meanwhile."""
+        self._held += count
+        try:
+            yield
+        finally:
+            self._held -= count
+            self.tell()
 
     def closed_until(self, route: str) -> datetime | None:
         """When the route's gate opens for one; None while it stands open."""
@@ -97,6 +113,7 @@ class Gates:
         self._gates[route].sending -= 1
         if answer is not None:
             self._regulate(route, answer)
+        self.freed.set()
         self.tell()
 
     def open(self, route: str) -> None:
@@ -114,9 +131,11 @@ class Gates:
         gate.probing = False
         match answer:
             case Taken():
-                gate.until = self._account_until = None
-                self.trouble.pop(route, None)
+                self._account_until = None
                 self.trouble.pop("account", None)
+                if gate.until is None or gate.until <= now:  # else it was on its way when another one was throttled
+                    gate.until = None
+                    self.trouble.pop(route, None)
             case NotTaken():
                 wait = timedelta(seconds=answer.retry_after or 0)
                 gate.until = max(gate.until or now, now + max(wait, self.retry[0]))

@@ -46,17 +46,24 @@ IDLE_FOR = 1.0
 
 @dataclass
 class Submitter:
-    """Accepts tasks, sends them, and sends again what surely was not taken."""
+    """Accepts tasks, sends them, and sends again what surely was not taken.
+
+    Routes take turns for what is free: the one that was served last comes last.
+    """
 
     sender: Sender
     _awaited: dict[TaskId, asyncio.Future[Sent | None]] = field(default_factory=dict)
-    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _turns: list[str] = field(default_factory=lambda: list(ROUTES))
     _stopping: bool = False
 
     @property
     def gates(self) -> Gates:
         """Who may send, and when."""
         return self.sender.gates
+
+    @property
+    def _wake(self) -> asyncio.Event:
+        return self.gates.freed
 
     # -- accepting -------------------------------------------------------------------------------------------------
 
@@ -144,7 +151,6 @@ class Submitter:
         return ROUTES[task.route].submit(orjson.loads(body), self.sender.callback_url(task))
 
     def _ended(self, task_id: TaskId, sending: asyncio.Task[Sent]) -> None:
-        self._wake.set()
         waiter = self._awaited.get(task_id)
         if waiter is not None and not waiter.done():
             waiter.set_result(None if sending.cancelled() or sending.exception() else sending.result())
@@ -170,7 +176,7 @@ class Submitter:
         while not self._stopping:
             wait = IDLE_FOR
             try:
-                for route in ROUTES:
+                for route in list(self._turns):
                     wait = min(wait, await self._advance(route))
             except StoreUnavailable as error:
                 self.sender.log.error("submit.store_unavailable", error=str(error))
@@ -192,8 +198,14 @@ class Submitter:
             by_rate = gates.next_by_rate()
             return IDLE_FOR if by_rate is None else max((by_rate - now).total_seconds(), 0.01)
         probing = closed is not None
-        claim = Claim(self.sender.store, route, 1 if probing else free, now, self.sender.lease(now))
-        claimed, due = await self.sender.store.run(claim)
+        limit = 1 if probing else free
+        with gates.holding(limit):
+            claimed, due = await self.sender.store.run(
+                Claim(self.sender.store, route, limit, now, self.sender.lease(now))
+            )
+        if claimed:
+            self._turns.remove(route)
+            self._turns.append(route)
         for task, body in claimed:
             gates.begin(route)
             self._start(task, body)
