@@ -159,4 +159,4 @@ def _door(here: World) -> httpx.AsyncClient:
 
 
 async def _empty(here: World) -> bool:
-    return (await here.api.get("/tasks", params={"state": "pending"})).json()["data"] == []
+    return bool((await here.api.get("/tasks", params={"state": "pending"})).json()["data"] == [])
