@@ -18,6 +18,7 @@ HTTP is imported by the clients when they are made: who only verifies need not w
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Coroutine
@@ -49,6 +50,8 @@ __all__ = [
     "check_key", "is_away", "is_emulator", "submission", "verify",
 ]  # fmt: skip
 
+CONNECTIONS: Final = 100
+"""At once, of one client; what is asked beyond waits its turn."""
 CONNECT_FOR: Final = 5.0
 """Seconds for a connection."""
 FORWARD_FOR: Final = 15.0
@@ -121,6 +124,8 @@ class AsyncClient(Tasks[_Awaited, _AwaitedMany, AsyncStream], Outbox[_Awaited, _
 
         self.url, options = _opened(url, key)
         self._http = httpx.AsyncClient(**options)
+        # httpx's own queue for connections takes longer the longer it is, and would count as silence of the service.
+        self._turns = asyncio.Semaphore(CONNECTIONS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -137,7 +142,8 @@ class AsyncClient(Tasks[_Awaited, _AwaitedMany, AsyncStream], Outbox[_Awaited, _
         import httpx
 
         try:
-            return _read(self.url, await self._http.request(**_put(self.url, question)))
+            async with self._turns:
+                return _read(self.url, await self._http.request(**_put(self.url, question)))
         except httpx.HTTPError as error:
             raise _unreachable(self.url, question, error) from error
 
@@ -173,7 +179,9 @@ def _opened(url: str, key: str | None) -> tuple[str, dict[str, Any]]:
     headers = {b"user-agent": f"receiver-client/{__version__}".encode(), b"accept": b"application/json"}
     if key is not None:
         headers[b"authorization"] = b"Bearer " + key.encode()
-    return url.rstrip("/"), {"headers": headers, "trust_env": False, "follow_redirects": False}
+    # Idle connections are few: httpx looks at each of them before each request.
+    limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=16)
+    return url.rstrip("/"), {"headers": headers, "trust_env": False, "follow_redirects": False, "limits": limits}
 
 
 def _put(url: str, question: Question) -> dict[str, Any]:
@@ -199,8 +207,6 @@ def _unreachable(url: str, question: Question, error: httpx.HTTPError) -> Unreac
 
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return Unreachable(f"nothing answers at {url} ({_words(error)})", sent=False)
-    if isinstance(error, httpx.PoolTimeout):
-        return Unreachable(f"no connection to {url} was free in {question.seconds:g} s", sent=False)
     if isinstance(error, httpx.TimeoutException):
         return Unreachable(f"{url} gave no answer in {question.seconds:g} s", sent=True)
     return Unreachable(f"the connection to {url} broke: {_words(error)}", sent=True)
