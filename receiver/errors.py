@@ -10,7 +10,6 @@
     ├── NotFound             no such thing here
     ├── Conflict             the thing is in a state that forbids it
     ├── TooLarge             a body above its cap
-    ├── NotBuilt             a feature of a later release
     ├── KeyReused            an Idempotency-Key that was used with another request
     ├── KeyBusy              the first request with this Idempotency-Key is still under way
     ├── AnsweredBefore       a repeat: carries the answer that was given
@@ -123,13 +122,6 @@ class TooLarge(ReceiverError):
 
     http_status = 413
     code = "too-large"
-
-
-class NotBuilt(ReceiverError):
-    """Asked for something the contract names and this release does not have yet."""
-
-    http_status = 422
-    code = "not-built"
 
 
 class KeyReused(ReceiverError):

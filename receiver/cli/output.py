@@ -31,7 +31,6 @@ _PROBLEM_CODES: Final = {
     "unauthorized": USAGE,
     "forbidden": USAGE,
     "store-unavailable": UNREACHABLE,
-    "stopping": UNREACHABLE,
 }
 _HINTS: Final = {
     "unauthorized": "Set $RECEIVER_API_KEY to one of the service's security.api_keys, or name its config by --config.",
