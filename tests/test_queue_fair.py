@@ -132,6 +132,23 @@ async def test_the_rate_holds_for_all_ways_in_together(tmp_path: Path) -> None:
         assert [n for n in range(len(at) - 40) if at[n + 40] - at[n] < 0.7] == []
 
 
+async def test_callers_who_come_all_the_time_do_not_hold_up_what_waits(tmp_path: Path) -> None:
+    """Where all slots are asked for, a queue and those who pass it get them by turns."""
+    async with _stage(tmp_path, max_concurrency=2) as (counting, here), _door(here) as door:
+        await asyncio.gather(*(_queue(here, V2V, number) for number in range(40)))
+
+        async def dropped() -> None:
+            while counting.came.count(V2V) < 40:
+                assert (await door.post(f"/{I2V}", json=body_of(I2V, "dropped"))).status_code == 200
+
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(dropped() for _ in range(6)))
+        first = counting.came.index(I2V)
+        while_both = counting.came[first : len(counting.came) - 1 - counting.came[::-1].index(V2V)]
+        assert len(while_both) >= 40
+        assert 0.35 <= while_both.count(I2V) / len(while_both) <= 0.65, counting.came
+
+
 async def test_one_that_was_under_way_does_not_open_a_throttled_gate(tmp_path: Path) -> None:
     """Taken, but sent before another was told `Retry-After`: nothing of that route is sent before that."""
     async with world(tmp_path) as here, _door(here) as door:
@@ -159,4 +176,4 @@ def _door(here: World) -> httpx.AsyncClient:
 
 
 async def _empty(here: World) -> bool:
-    return bool((await here.api.get("/tasks", params={"state": "pending"})).json()["data"] == [])
+    return not (await here.api.get("/tasks", params={"state": "pending"})).json()["data"]

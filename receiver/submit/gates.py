@@ -52,6 +52,8 @@ class Gates:
     backlog: set[str] = field(default_factory=lambda: set(ROUTES))
     freed: asyncio.Event = field(default_factory=asyncio.Event)
     _held: int = 0
+    _wanting: set[str] = field(default_factory=set)
+    _passed: bool = False
     _gates: dict[str, Gate] = field(default_factory=lambda: {name: Gate() for name in ROUTES})
     _account_until: datetime | None = None
     _changed: set[asyncio.Future[None]] = field(default_factory=set)
@@ -91,9 +93,17 @@ class Gates:
         self._gates[route].probing = True
 
     def may_pass(self, route: str) -> bool:
-        """Whether a new task may be sent past the queue: nothing of its route waits, and there is a slot."""
+        """Whether a new task may be sent past the queue: nothing of its route waits, and there is a slot.
+
+        Where the queue wants one, too, they get it by turns: callers who come all the time must not hold up what waits.
+        """
         gate = self._gates[route]
-        return route not in self.backlog and gate.until is None and not gate.probing and self.free() > 0
+        kept = 1 if self._wanting and self._passed else 0
+        return route not in self.backlog and gate.until is None and not gate.probing and self.free() > kept
+
+    def want(self, route: str, *, wants: bool) -> None:
+        """Say whether the queue has something of a route to send that only waits for a slot."""
+        (self._wanting.add if wants else self._wanting.discard)(route)
 
     def next_by_rate(self) -> datetime | None:
         """When the rate lets one through; None where it is not what holds things up."""
@@ -102,8 +112,9 @@ class Gates:
             return None
         return self.pace.next_at(now)
 
-    def begin(self, route: str) -> None:
-        """One is sent."""
+    def begin(self, route: str, *, queued: bool = False) -> None:
+        """One is sent: from the queue, or past it."""
+        self._passed = not queued
         self._gates[route].sending += 1
         if self.pace is not None:
             self.pace.spend(self.clock())

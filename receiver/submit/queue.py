@@ -191,10 +191,12 @@ class Submitter:
         """Send what may be sent of a route now; seconds until there may be more."""
         gates, now = self.gates, self.sender.clock()
         closed = gates.closed_until(route)
+        gates.want(route, wants=False)
         if closed is not None and closed > now:
             return (closed - now).total_seconds()
         free = gates.free()
         if gates.is_probing(route) or free <= 0:
+            gates.want(route, wants=route in gates.backlog and not gates.is_probing(route))
             by_rate = gates.next_by_rate()
             return IDLE_FOR if by_rate is None else max((by_rate - now).total_seconds(), 0.01)
         probing = closed is not None
@@ -207,7 +209,7 @@ class Submitter:
             self._turns.remove(route)
             self._turns.append(route)
         for task, body in claimed:
-            gates.begin(route)
+            gates.begin(route, queued=True)
             self._start(task, body)
         if claimed and probing:
             gates.probe(route)
