@@ -8,6 +8,7 @@ upstream meets the upstream.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import msgspec
 
 from receiver import lifecycle
 from receiver.errors import EgressError, NotFound, UpstreamAway
-from receiver.ingest import Lookup
+from receiver.ingest import Lookup, Wake
 from receiver.upstream import ROUTES
 from receiver.upstream.base import Shown, Unusable
 from receiver.wire import HttpResponse
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 GOOD_FOR = timedelta(hours=12)
 """How long what the store has is as good as fresh: result links expire after a day (contract 4.2)."""
 AGAIN_FOR = 5.0
-OK, MULTIPLE = 200, 300
+OK = 200
 
 
 @dataclass(frozen=True)
@@ -78,22 +79,37 @@ class Relay:
             if kept is None:
                 raise
             return Relayed(kept, task.id)
-        if kept is not None and not OK <= response.status < MULTIPLE:
+        if kept is not None and not self._tells_the_end(task, response):
             return Relayed(kept, task.id)
         await self._ingest(task, route, response)
         return Relayed(response, task.id)
 
     async def _ask(self, request: HttpRequest, task: Task | None) -> HttpResponse:
+        task_id = task.id if task else None
         try:
-            return await self.egress.ask(request, timeout=self.timeout)
+            response = await self.egress.ask(request, timeout=self.timeout)
         except EgressError as error:
-            raise UpstreamAway(f"the upstream does not answer: {error}", task.id if task else None, AGAIN_FOR) from None
+            raise UpstreamAway(f"the upstream does not answer: {error}", task_id, AGAIN_FOR) from None
+        if response.truncated:
+            raise UpstreamAway("the upstream's answer broke off", task_id, AGAIN_FOR)
+        return response
+
+    def _tells_the_end(self, task: Task, response: HttpResponse) -> bool:
+        """It is a fresh lookup's answer that is worth more than what the store has."""
+        looked = ROUTES[task.route].read_lookup(response, now=self.clock())
+        return isinstance(looked, Shown) and looked.observation.seen in lifecycle.TERMINAL_SEEN
 
     async def _ingest(self, task: Task, route: LookupRoute, response: HttpResponse) -> None:
         """What the upstream said is an observation like any other; what it did not say changes nothing."""
         now = self.clock()
         looked = ROUTES[task.route].read_lookup(response, now=now)
         if not isinstance(looked, Shown | Unusable) or looked.observation is None:
+            return
+        seen = looked.observation
+        if "no-url" in seen.oddities or seen.upstream_id not in {None, task.upstream_id}:
+            # A caller who asks fast must not use up the tries for a URL; and a question may name two tasks. The
+            # poller asks for itself.
+            await self._wake(task, now)
             return
         op = Lookup(
             task_id=task.id,
@@ -121,6 +137,10 @@ class Relay:
             detail=op.detail,
         )
         self.after(recorded)
+
+    async def _wake(self, task: Task, now: datetime) -> None:
+        with suppress(NotFound):
+            self.after(await self.store.run(Wake(task.id, now)))
 
     async def _kept(self, task: Task, route: LookupRoute) -> HttpResponse | None:
         """The upstream's own words on how the task ended, as that route would say them; None where there are none."""

@@ -6,11 +6,14 @@ import asyncio
 import json
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
+from receiver.app import clock
+from receiver.submit import Gates
 from receiver.upstream import ROUTES
 from tests.world import API_KEY, I2V, PRO, V2V, World, body_of, script, world
 
@@ -177,3 +180,12 @@ def _door(here: World) -> httpx.AsyncClient:
 
 async def _empty(here: World) -> bool:
     return not (await here.api.get("/tasks", params={"state": "pending"})).json()["data"]
+
+
+def test_who_cannot_wait_in_the_queue_does_not_wait_for_it() -> None:
+    """A drop-in caller never queues: a backlog that only waits for its turn is no reason to refuse him."""
+    gates = Gates(clock, 2, [timedelta(seconds=1)], backlog={PRO})
+    assert not gates.may_pass(PRO)
+    assert gates.may_pass(PRO, queued=False)
+    gates.stop()
+    assert not gates.may_pass(PRO, queued=False)

@@ -9,11 +9,11 @@ from receiver.submit.asked import check
 from receiver.submit.gates import Gates
 from receiver.submit.ops import Adopt, Cancel, Terms, ambiguous
 from receiver.submit.queue import Submitter
-from receiver.submit.repeats import Asked, asked_under, holding, keep_answer
+from receiver.submit.repeats import Asked, asked_under, forget, holding, keep_answer
 from receiver.submit.sending import Sender
 from receiver.submit.through import Given, Passed, Through
 
 __all__ = [
     "Adopt", "Asked", "Cancel", "Gates", "Given", "Passed", "Sender", "Submitter", "Terms", "Through",
-    "ambiguous", "asked_under", "check", "holding", "keep_answer",
+    "ambiguous", "asked_under", "check", "forget", "holding", "keep_answer",
 ]  # fmt: skip

@@ -42,6 +42,8 @@ class Gates:
         trouble: why submissions wait, by route or "account"; empty when none does.
         freed: set when one is no longer under way, whichever way it came in: the queue goes on.
         backlog: routes of which something waits in the queue: nothing new passes it.
+        stopping: nothing new may be sent.
+        heard: counts what the upstream said: who has asked the store since knows whether a gate may have closed.
     """
 
     clock: Callable[[], datetime]
@@ -50,6 +52,8 @@ class Gates:
     pace: Pace | None = None
     trouble: dict[str, str] = field(default_factory=dict)
     backlog: set[str] = field(default_factory=lambda: set(ROUTES))
+    stopping: bool = False
+    heard: int = 0
     freed: asyncio.Event = field(default_factory=asyncio.Event)
     _held: int = 0
     _wanting: set[str] = field(default_factory=set)
@@ -92,14 +96,19 @@ class Gates:
         """One goes alone."""
         self._gates[route].probing = True
 
-    def may_pass(self, route: str) -> bool:
-        """Whether a new task may be sent past the queue: nothing of its route waits, and there is a slot.
+    def may_pass(self, route: str, *, queued: bool = True) -> bool:
+        """Whether a new task may be sent past the queue: its gate stands open, and there is a slot.
 
         Where the queue wants one, too, they get it by turns: callers who come all the time must not hold up what waits.
+
+        Args:
+            route: the task's.
+            queued: it can wait in the queue, and does where something of its route waits already.
         """
         gate = self._gates[route]
+        is_open = gate.until is None and not gate.probing and not self.stopping
         kept = 1 if self._wanting and self._passed else 0
-        return route not in self.backlog and gate.until is None and not gate.probing and self.free() > kept
+        return is_open and not (queued and route in self.backlog) and self.free() > kept
 
     def want(self, route: str, *, wants: bool) -> None:
         """Say whether the queue has something of a route to send that only waits for a slot."""
@@ -140,6 +149,7 @@ class Gates:
     def _regulate(self, route: str, answer: Submission) -> None:
         gate, now = self._gates[route], self.clock()
         gate.probing = False
+        self.heard += 1
         match answer:
             case Taken():
                 self._account_until = None
@@ -163,6 +173,11 @@ class Gates:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def stop(self) -> None:
+        """Let nothing new pass, and tell those who wait for it."""
+        self.stopping = True
+        self.tell()
+
     async def slot(self, route: str, seconds: float) -> datetime | None:
         """Wait for the right to send one past the queue, `seconds` at most.
 
@@ -171,10 +186,10 @@ class Gates:
         """
         loop = asyncio.get_running_loop()
         ends = loop.time() + seconds
-        while not self.may_pass(route):
+        while not self.may_pass(route, queued=False):
             left = ends - loop.time()
             opens = self.closed_until(route) or self.next_by_rate() or self.clock()
-            if left <= 0 or opens > self.clock() + timedelta(seconds=left):
+            if self.stopping or left <= 0 or opens > self.clock() + timedelta(seconds=left):
                 return opens
             waiter: asyncio.Future[None] = loop.create_future()
             self._changed.add(waiter)

@@ -25,7 +25,7 @@ from receiver.errors import StoreUnavailable, UpstreamRefused
 from receiver.records import Task
 from receiver.submit.asked import check, check_callback_url
 from receiver.submit.ops import Accept, Claim
-from receiver.submit.repeats import refuse_repeat
+from receiver.submit.repeats import refuse_known, refuse_repeat
 from receiver.submit.sending import STORE_RETRY_FOR
 from receiver.upstream import ROUTES
 from receiver.upstream.base import Refused
@@ -55,6 +55,7 @@ class Submitter:
     _awaited: dict[TaskId, asyncio.Future[Sent | None]] = field(default_factory=dict)
     _turns: list[str] = field(default_factory=lambda: list(ROUTES))
     _stopping: bool = False
+    _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def gates(self) -> Gates:
@@ -90,6 +91,7 @@ class Submitter:
         check(route, given)
         if callback_url is not None:
             check_callback_url(callback_url, allow_private=self.sender.terms.allow_private_callbacks)
+        await refuse_known(self.sender, asked)
         now = self.sender.clock()
         seed = int.from_bytes(self.sender.rules.entropy(4), "big")
         filled = route.fill(dict(given), seed=seed)
@@ -176,8 +178,10 @@ class Submitter:
         while not self._stopping:
             wait = IDLE_FOR
             try:
-                for route in list(self._turns):
-                    wait = min(wait, await self._advance(route))
+                async with self._claiming:
+                    for route in list(self._turns):
+                        if not self._stopping:
+                            wait = min(wait, await self._advance(route))
             except StoreUnavailable as error:
                 self.sender.log.error("submit.store_unavailable", error=str(error))
             try:
@@ -199,7 +203,7 @@ class Submitter:
             gates.want(route, wants=route in gates.backlog and not gates.is_probing(route))
             by_rate = gates.next_by_rate()
             return IDLE_FOR if by_rate is None else max((by_rate - now).total_seconds(), 0.01)
-        probing = closed is not None
+        probing, heard = closed is not None, gates.heard
         limit = 1 if probing else free
         with gates.holding(limit):
             claimed, due = await self.sender.store.run(
@@ -213,7 +217,7 @@ class Submitter:
             self._start(task, body)
         if claimed and probing:
             gates.probe(route)
-        elif not claimed and due is None:
+        elif not claimed and due is None and gates.heard == heard:  # else it may have been closed meanwhile
             gates.open(route)
         elif not claimed and due is not None:
             return max((due - now).total_seconds(), 0.01)
@@ -223,6 +227,9 @@ class Submitter:
         """Send nothing new; what has been sent is awaited, to `upstream.timeout` at most: its answer is a paid id."""
         self._stopping = True
         self._wake.set()
+        self.gates.stop()
+        async with self._claiming:  # what is being claimed is sent, and awaited, or it would be called ambiguous
+            pass
         for task_id, waiter in self._awaited.items():
             if not self.sender.is_sending(task_id) and not waiter.done():
                 waiter.set_result(None)

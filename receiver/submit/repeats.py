@@ -68,6 +68,28 @@ async def refuse_repeat(sender: Sender, known: Repeat, asked: Asked) -> None:
     raise AnsweredBefore(known.task_id)
 
 
+@dataclass(frozen=True)
+class Known(Reads):
+    """The op that asks for a key; by the writer, so that what was stored before is seen."""
+
+    key: str
+
+    def apply(self, unit: Unit) -> Repeat | None:
+        """What is known of it."""
+        return unit.repeat(self.key)
+
+
+async def refuse_known(sender: Sender, asked: Asked | None) -> None:
+    """Answer a repeat before it takes a slot, or waits for one: it needs none.
+
+    Raises:
+        KeyReused, KeyBusy, AnsweredBefore: see `refuse_repeat`.
+        StoreUnavailable: nobody can tell.
+    """
+    if asked is not None and (known := await sender.store.run(Known(asked.key))) is not None:
+        await refuse_repeat(sender, known, asked)
+
+
 @contextmanager
 def holding(held: set[str], asked: Asked | None) -> Iterator[None]:
     """Answer a request under its key; until then, whoever comes with the same key is told to come again.

@@ -139,6 +139,13 @@ class Sender:
                 )
                 await asyncio.sleep(STORE_RETRY_FOR)
                 continue
+            except Exception:  # a fault of ours: the id is paid for, and stands nowhere else
+                self.log.exception(
+                    "task.answer_unstored",
+                    task_id=op.sent.id,
+                    upstream_id=getattr(op.answer, "upstream_id", None),
+                )
+                raise
             break
         self._tell(op.answer, recorded.task)
         self.after(recorded)

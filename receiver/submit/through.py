@@ -8,6 +8,7 @@ untouched. Such a submission never queues: a refusal, a 429 included, is passed 
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from receiver.errors import AnswerUnknown, Flaw, InvalidInput, StoreUnavailable,
 from receiver.records import Task
 from receiver.submit.asked import check_callback_url
 from receiver.submit.ops import Accept
-from receiver.submit.repeats import forget, keep_answer, refuse_repeat
+from receiver.submit.repeats import forget, keep_answer, refuse_known, refuse_repeat
 from receiver.upstream import ROUTES
 from receiver.upstream.base import NO_CALLBACK, Ambiguous, NotTaken, Refused, Taken
 from receiver.upstream.data_uri import abridge
@@ -36,8 +37,13 @@ if TYPE_CHECKING:
 
 SLOT_FOR = 10.0
 """Seconds to wait for a free slot (contract 4.2)."""
+STORED_FOR = 5.0
+"""Seconds beyond `upstream.timeout` that a caller waits for an answer to be stored. Client libraries give up after a
+minute and repeat a POST by themselves: before that they must hear that it is not to be repeated."""
 AGAIN_FOR = 1.0
 """Seconds after which a caller may come again, where nobody said more."""
+_SPACE = " \t\n\r"
+_VALUE = json.JSONDecoder()
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -83,6 +89,8 @@ class Through:
         sender, now = self.sender, self.sender.clock()
         members = _members(given.body)
         own = self._own_callback(members)
+        # A repeat needs no slot; and it must not hear that nothing was taken, when that is only true of itself.
+        await refuse_known(sender, asked)
         task = self._task(route_name, given.body, own, now)
         opens = now if self.stopping else await sender.gates.slot(route_name, SLOT_FOR)
         if opens is not None:
@@ -108,7 +116,9 @@ class Through:
 
     async def _answered(self, sending: asyncio.Task[Sent], task: Task, asked: Asked | None) -> Passed:
         try:
-            sent = await sending
+            sent = await asyncio.wait_for(asyncio.shield(sending), self.sender.terms.timeout + STORED_FOR)
+        except TimeoutError as error:  # the answer is kept in memory, and stored as soon as the store is back
+            raise AnswerUnknown("its answer cannot be stored now; the task will tell", task.id) from error
         except Exception as error:
             # Whatever it was, it may have been sent: the caller must not hear an error that invites a repeat.
             fault = f"a fault of this program ({type(error).__name__}); the log has more"
@@ -123,6 +133,8 @@ class Through:
                 return Passed(task.id, response)
             case NotTaken() | Ambiguous() as answer:
                 raise AnswerUnknown(answer.reason, task.id)
+            case Refused() as answer if sent.task.state != "rejected":
+                raise AnswerUnknown(f"{answer.reason}; and yet the upstream has called back", task.id)
             case Taken() | Refused():
                 assert response is not None  # noqa: S101 -- only what was not answered has none
                 kind = response.headers.get("content-type")
@@ -132,7 +144,10 @@ class Through:
 
     def _own_callback(self, members: dict[str, msgspec.Raw] | None) -> str | None:
         raw = bytes((members or {}).get("callback_url", b"null"))
-        url: Any = msgspec.json.decode(raw)
+        try:
+            url: Any = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            url = 0
         if url is None or url == "":
             return None
         if not isinstance(url, str):
@@ -166,7 +181,34 @@ def _members(body: bytes) -> dict[str, msgspec.Raw] | None:
     try:
         return _MEMBERS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _patient_members(body)
+
+
+def _patient_members(body: bytes) -> dict[str, msgspec.Raw] | None:
+    """As `_members`, for what only msgspec refuses: half a surrogate pair, as in a text that JavaScript cut."""
+    try:
+        text = body.decode("utf-8", "surrogateescape").strip(_SPACE)
+        if not text.startswith("{") or type(json.loads(text)) is not dict:
+            return None
+        members: dict[str, msgspec.Raw] = {}
+        at = _skip(text, 1)
+        while text[at] == '"':
+            name, at = _VALUE.raw_decode(text, at)
+            began = _skip(text, _skip(text, at) + 1)
+            _, at = _VALUE.raw_decode(text, began)
+            name.encode()  # one that cannot be written again: all of it goes on as it is
+            members[name] = msgspec.Raw(text[began:at].encode("utf-8", "surrogateescape"))
+            at = _skip(text, at)
+            at = _skip(text, at + 1) if text[at] == "," else at
+    except (ValueError, RecursionError, IndexError):
         return None
+    return members
+
+
+def _skip(text: str, at: int) -> int:
+    while text[at] in _SPACE:
+        at += 1
+    return at
 
 
 def _with_callback(members: dict[str, msgspec.Raw], body: bytes, takes: bool, ours: str | None) -> bytes:

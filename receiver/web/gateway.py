@@ -20,13 +20,15 @@ from receiver.errors import (
     AnswerUnknown,
     InvalidInput,
     KeyBusy,
+    NotFound,
     ReceiverError,
     StoreUnavailable,
     Unauthorized,
     UpstreamAway,
 )
 from receiver.ids import TaskId
-from receiver.submit import Given, asked_under, holding, keep_answer
+from receiver.logs import redact
+from receiver.submit import Given, asked_under, forget, holding, keep_answer
 from receiver.upstream import ROUTES
 from receiver.upstream.base import task_request, usable_id
 from receiver.web import dropin
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from receiver.records import Task
     from receiver.relay import Relay, Relayed
     from receiver.store import Store
-    from receiver.submit import Through
+    from receiver.submit import Asked, Through
     from receiver.web.guard import Guard
     from receiver.web.table import Operation
     from receiver.wire import HttpResponse
@@ -52,7 +54,8 @@ if TYPE_CHECKING:
 MAX_BODY = 1024 * 1024
 MAX_QUERY = 4096
 NO_REPEAT = {"x-should-retry": "false"}
-_GOES_BACK = ("retry-after",)
+_GOES_BACK = ("retry-after", "retry-after-ms", "x-should-retry")
+"""What client libraries go by."""
 
 
 @dataclass
@@ -96,7 +99,7 @@ class Gateway:
             try:
                 passed = await self.through.submit(route, Given(body, _headers(request), query), asked)
             except AnsweredBefore as known:
-                return await self._again(route, known)
+                return await self._again(route, known, asked)
             except AnswerUnknown as error:
                 answer = problem(error)
                 with suppress(StoreUnavailable):
@@ -104,14 +107,16 @@ class Gateway:
                 return answer
         return _as_it_came(passed.response, passed.task_id)
 
-    async def _again(self, route: str, known: AnsweredBefore) -> Response:
+    async def _again(self, route: str, known: AnsweredBefore, asked: Asked | None) -> Response:
         """A repeat under its Idempotency-Key: the first answer's bytes; where none were kept, what the task tells."""
         replayed = {"idempotency-replayed": "true", "receiver-task-id": known.task_id}
         if known.status is not None:
             kind = {"content-type": known.content_type} if known.content_type else {}
             no_repeat = NO_REPEAT if known.status == AnswerUnknown.http_status else {}
-            return Response(known.body, known.status, {**kind, **replayed, **no_repeat})
+            return Response(_unsecret(known.status, known.body), known.status, {**kind, **replayed, **no_repeat})
         task = await self.store.read(lambda connection: self.store.tasks.get(connection, TaskId(known.task_id)))
+        if task is not None and task.state == "rejected":  # nothing was taken: it may, and should, come again
+            await forget(self.store, asked)
         return _from_task(route, task, replayed)
 
     # -- lookups ---------------------------------------------------------------------------------------------------
@@ -129,6 +134,8 @@ class Gateway:
     async def task(self, request: Request) -> Response:
         """`GET /runwayml/v1/tasks/{id}`."""
         upstream_id: str = request.path_params["id"]
+        if not upstream_id.strip("."):
+            raise NotFound("this is no id")  # on its way it would be read as another path
         asked = task_request(upstream_id)
         headers = {name: value for name, value in _headers(request).items() if name != "content-type"}
         question = HttpRequest(asked.method, asked.url + _query(request), headers)
@@ -165,10 +172,19 @@ def _as_it_came(response: HttpResponse, task_id: str | None) -> Response:
     headers = {name: response.headers[name] for name in _GOES_BACK if name in response.headers}
     if task_id is not None:
         headers["receiver-task-id"] = task_id
-    answer = Response(response.body, response.status, headers)
+    answer = Response(_unsecret(response.status, response.body), response.status, headers)
     if "content-type" in response.headers:
         answer.headers["content-type"] = response.headers["content-type"]
     return answer
+
+
+def _unsecret(status: int, body: bytes) -> bytes:
+    """The body as it came; of an error one without our key or a callback token, which some upstreams repeat."""
+    if status < 300:  # noqa: PLR2004 -- 2xx
+        return body
+    text = body.decode("utf-8", "surrogateescape")
+    clean = redact(text)
+    return body if clean == text else clean.encode("utf-8", "surrogateescape")
 
 
 def _relayed(relayed: Relayed) -> Response:
