@@ -158,9 +158,19 @@ class Relay:
         return self._as_feed(task, events) if route == "feed" else None
 
     def _as_feed(self, task: Task, events: list[Event]) -> HttpResponse | None:
-        """The feed's shape is the envelope of the event: code, words, and the task's object (upstream.md 3)."""
+        """The feed's shape around the task's object as it came (upstream.md 3); its code is about the question."""
         for event in events:
             if event.type == f"task.{task.state}" and task.via is not None:
-                data = msgspec.json.decode(event.data_json, type=dict[str, msgspec.Raw])
-                return HttpResponse(OK, {"content-type": "application/json"}, bytes(data["envelope"]))
+                envelope = msgspec.json.decode(event.data_json, type=_Data).envelope
+                body = msgspec.json.encode({"code": OK, "msg": envelope.msg, "data": envelope.data})
+                return HttpResponse(OK, {"content-type": "application/json"}, body)
         return None
+
+
+class _Envelope(msgspec.Struct):
+    msg: str
+    data: msgspec.Raw
+
+
+class _Data(msgspec.Struct):
+    envelope: _Envelope

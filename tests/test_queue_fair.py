@@ -185,7 +185,21 @@ async def _empty(here: World) -> bool:
 def test_who_cannot_wait_in_the_queue_does_not_wait_for_it() -> None:
     """A drop-in caller never queues: a backlog that only waits for its turn is no reason to refuse him."""
     gates = Gates(clock, 2, [timedelta(seconds=1)], backlog={PRO})
+    assert not gates.may_pass(PRO, queued=False)  # nobody has looked yet whether it is throttled
+    gates.unseen.clear()
     assert not gates.may_pass(PRO)
     assert gates.may_pass(PRO, queued=False)
     gates.stop()
     assert not gates.may_pass(PRO, queued=False)
+
+
+def test_a_throttle_that_stands_in_the_store_holds_after_a_restart() -> None:
+    """The oldest must wait: nothing else of its route is sent, and then one goes alone."""
+    gates, until = Gates(clock, 2, [timedelta(seconds=1)], backlog={PRO}), clock() + timedelta(hours=1)
+    gates.unseen.clear()
+    gates.close(PRO, until)
+    assert gates.closed_until(PRO) == until
+    assert not gates.may_pass(PRO, queued=False)
+    assert gates.may_pass(V2V)
+    gates.close(PRO, clock())
+    assert gates.closed_until(PRO) == until

@@ -42,6 +42,7 @@ class Gates:
         trouble: why submissions wait, by route or "account"; empty when none does.
         freed: set when one is no longer under way, whichever way it came in: the queue goes on.
         backlog: routes of which something waits in the queue: nothing new passes it.
+        unseen: routes whose queue nobody has looked at since the start: whether they are throttled is not known.
         stopping: nothing new may be sent.
         heard: counts what the upstream said: who has asked the store since knows whether a gate may have closed.
     """
@@ -52,6 +53,7 @@ class Gates:
     pace: Pace | None = None
     trouble: dict[str, str] = field(default_factory=dict)
     backlog: set[str] = field(default_factory=lambda: set(ROUTES))
+    unseen: set[str] = field(default_factory=lambda: set(ROUTES))
     stopping: bool = False
     heard: int = 0
     freed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -106,7 +108,7 @@ class Gates:
             queued: it can wait in the queue, and does where something of its route waits already.
         """
         gate = self._gates[route]
-        is_open = gate.until is None and not gate.probing and not self.stopping
+        is_open = gate.until is None and not gate.probing and not self.stopping and route not in self.unseen
         kept = 1 if self._wanting and self._passed else 0
         return is_open and not (queued and route in self.backlog) and self.free() > kept
 
@@ -135,6 +137,11 @@ class Gates:
             self._regulate(route, answer)
         self.freed.set()
         self.tell()
+
+    def close(self, route: str, until: datetime) -> None:
+        """Its oldest must wait until then, as it stands in the store: nothing else of that route is sent meanwhile."""
+        gate = self._gates[route]
+        gate.until = max(gate.until or until, until)
 
     def open(self, route: str) -> None:
         """Nothing of it waits: the way is free for new ones, past whatever closed the gate."""

@@ -215,11 +215,13 @@ class Submitter:
         for task, body in claimed:
             gates.begin(route, queued=True)
             self._start(task, body)
+        gates.unseen.discard(route)
         if claimed and probing:
             gates.probe(route)
         elif not claimed and due is None and gates.heard == heard:  # else it may have been closed meanwhile
             gates.open(route)
         elif not claimed and due is not None:
+            gates.close(route, due)  # also after a restart, which knows of a throttle only by this row
             return max((due - now).total_seconds(), 0.01)
         return IDLE_FOR if due is None else max((due - now).total_seconds(), 0.0)
 

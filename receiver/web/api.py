@@ -199,7 +199,8 @@ class Api:
             headers = {"location": f"/api/v1/tasks/{known.task_id}"} if known.status < 300 else {}  # noqa: PLR2004 -- 2xx
             response = Response(known.body, known.status, headers, known.content_type)
         else:
-            response = await _accepted(await self._get(TaskId(known.task_id)))
+            task = await self._get(TaskId(known.task_id))
+            response = _refused(task) if task.state == "rejected" else await _accepted(task)
         response.headers["idempotency-replayed"] = "true"
         return response
 
@@ -315,6 +316,12 @@ class Api:
             await self.after.changed(task.id, min(left, RECHECK_FOR))
             task = await self._get(task.id)
         return task
+
+
+def _refused(task: Task) -> Response:
+    """What a task tells of a refusal whose answer was lost with the process that had it."""
+    status = UpstreamRefused.http_status
+    return problems.of(UpstreamRefused(task.msg, status=status, upstream_status=0, upstream_body="", task_id=task.id))
 
 
 async def _accepted(task: Task) -> Response:
