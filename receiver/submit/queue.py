@@ -205,7 +205,8 @@ class Submitter:
             return IDLE_FOR if by_rate is None else max((by_rate - now).total_seconds(), 0.01)
         probing, heard = closed is not None, gates.heard
         limit = 1 if probing else free
-        with gates.holding(limit):
+        # A look that expects nothing keeps nothing from those who come now: they would go by the queue for it.
+        with gates.holding(limit if route in gates.backlog else 0):
             claimed, due = await self.sender.store.run(
                 Claim(self.sender.store, route, limit, now, self.sender.lease(now))
             )
