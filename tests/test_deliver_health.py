@@ -253,6 +253,16 @@ def test_a_rate_holds_in_every_span() -> None:
     assert len(starts) >= 3 * (now - NOW).total_seconds() * 0.8
 
 
+def test_a_rate_forgets_what_a_clock_set_back_has_not_seen_yet() -> None:
+    """Else starts of a time to come would hold everything up until it is there again."""
+    pace, before = Pace(2, timedelta(seconds=1)), NOW - timedelta(hours=1)
+    pace.spend(NOW)
+    pace.spend(NOW)
+    pace.spend(before)
+    assert pace.free(before) == 1
+    assert pace.free(NOW) == 2
+
+
 def test_a_fraction_of_an_attempt_is_one_in_a_longer_span() -> None:
     """`0.5/s` is one in two seconds, `2.5/s` two in 0.8."""
     half, more = Pace(0.5, timedelta(seconds=1)), Pace(2.5, timedelta(seconds=1))
