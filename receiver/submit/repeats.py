@@ -114,14 +114,15 @@ class KeepAnswer(Reads):
     """The op that keeps what a key was answered."""
 
     key: str
+    task_id: str
     status: int
     content_type: str | None
     body: bytes
 
     def apply(self, unit: Unit) -> None:
-        """Stage it; the first answer stays."""
+        """Stage it; the first answer stays, and a late one is none for the task that has the key now."""
         known = unit.repeat(self.key)
-        if known is not None and known.status is None:
+        if known is not None and known.status is None and known.task_id == self.task_id:
             unit.put_repeat(replace(known, status=self.status, content_type=self.content_type, body=self.body))
 
 
@@ -130,27 +131,32 @@ class Forget(Reads):
     """The op that forgets a key: what it stood for was surely not taken, and may be asked again."""
 
     key: str
+    task_id: str
 
     def apply(self, unit: Unit) -> None:
-        """Stage it."""
-        unit.drop_repeat(self.key)
+        """Stage it, unless the key stands for another task by now, which may have been taken."""
+        known = unit.repeat(self.key)
+        if known is not None and known.task_id == self.task_id:
+            unit.drop_repeat(self.key)
 
 
-async def forget(store: Store, asked: Asked | None) -> None:
-    """Let a request be made again under its key.
+async def forget(store: Store, asked: Asked | None, task_id: str) -> None:
+    """Let a request be made again under its key, where that still stands for this task.
 
     Raises:
         StoreUnavailable: it could not.
     """
     if asked is not None:
-        await store.run(Forget(asked.key))
+        await store.run(Forget(asked.key, task_id))
 
 
-async def keep_answer(store: Store, asked: Asked | None, status: int, content_type: str | None, body: bytes) -> None:
+async def keep_answer(
+    store: Store, asked: Asked | None, task_id: str, status: int, content_type: str | None, body: bytes
+) -> None:
     """Keep what a request was answered, where it had a key.
 
     Raises:
         StoreUnavailable: it could not; the task tells then what became of it.
     """
     if asked is not None:
-        await store.run(KeepAnswer(asked.key, status, content_type, body))
+        await store.run(KeepAnswer(asked.key, task_id, status, content_type, body))

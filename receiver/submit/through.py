@@ -19,6 +19,7 @@ import orjson
 
 from receiver import ids
 from receiver.errors import AnswerUnknown, Flaw, InvalidInput, StoreUnavailable, UpstreamAway
+from receiver.ingest.judge import reject
 from receiver.records import Task
 from receiver.submit.asked import check_callback_url
 from receiver.submit.ops import Accept
@@ -95,10 +96,7 @@ class Through:
         opens = now if self.stopping else await sender.gates.slot(route_name, SLOT_FOR)
         if opens is not None:
             reason = "no free slot towards the upstream"
-            rejected = msgspec.structs.replace(
-                task, state="rejected", msg=reason, failure=reason, code=500, finished_at=now
-            )
-            await sender.store.run(Accept(rejected, None))
+            await sender.store.run(Accept(reject(task, reason, None, now), None))
             raise UpstreamAway(reason, task.id, max((opens - sender.clock()).total_seconds(), 1.0))
         now = sender.clock()
         task = msgspec.structs.replace(task, submit_first_at=now, submit_leased_until=sender.lease(now))
@@ -127,7 +125,7 @@ class Through:
         match sent.answer:
             case NotTaken() as answer if sent.task.state == "rejected":
                 with suppress(StoreUnavailable):
-                    await forget(store, asked)  # the caller may, and should, come again
+                    await forget(store, asked, task.id)  # the caller may, and should, come again
                 if response is None:
                     raise UpstreamAway(answer.reason, task.id, answer.retry_after or AGAIN_FOR)
                 return Passed(task.id, response)
@@ -139,7 +137,7 @@ class Through:
                 assert response is not None  # noqa: S101 -- only what was not answered has none
                 kind = response.headers.get("content-type")
                 with suppress(StoreUnavailable):  # it was taken, and paid for: the answer counts more than its copy
-                    await keep_answer(store, asked, response.status, kind, response.body)
+                    await keep_answer(store, asked, task.id, response.status, kind, response.body)
                 return Passed(task.id, response)
 
     def _own_callback(self, members: dict[str, msgspec.Raw] | None) -> str | None:

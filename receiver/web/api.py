@@ -184,13 +184,14 @@ class Api:
                     asked=asked,
                     in_background="respond-async" in _preferences(request),
                 )
-                response = await _accepted(task)
+                task_id, response = str(task.id), await _accepted(task)
             except AnsweredBefore as known:
                 return await self._again(known)
             except UpstreamRefused as error:
-                response = problems.of(error)
+                task_id, response = error.task_id, problems.of(error)
             with suppress(StoreUnavailable):  # what became of it counts more than the copy of its answer
-                await keep_answer(self.store, asked, response.status_code, response.media_type, bytes(response.body))
+                kind, said = response.media_type, bytes(response.body)
+                await keep_answer(self.store, asked, task_id, response.status_code, kind, said)
         return response
 
     async def _again(self, known: AnsweredBefore) -> Response:

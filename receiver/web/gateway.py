@@ -103,7 +103,8 @@ class Gateway:
             except AnswerUnknown as error:
                 answer = problem(error)
                 with suppress(StoreUnavailable):
-                    await keep_answer(self.store, asked, answer.status_code, answer.media_type, bytes(answer.body))
+                    kind, said = answer.media_type, bytes(answer.body)
+                    await keep_answer(self.store, asked, error.task_id, answer.status_code, kind, said)
                 return answer
         return _as_it_came(passed.response, passed.task_id)
 
@@ -116,7 +117,7 @@ class Gateway:
             return Response(_unsecret(known.status, known.body), known.status, {**kind, **replayed, **no_repeat})
         task = await self.store.read(lambda connection: self.store.tasks.get(connection, TaskId(known.task_id)))
         if task is not None and task.state == "rejected":  # nothing was taken: it may, and should, come again
-            await forget(self.store, asked)
+            await forget(self.store, asked, known.task_id)
         return _from_task(route, task, replayed)
 
     # -- lookups ---------------------------------------------------------------------------------------------------
