@@ -111,7 +111,8 @@ async def test_nothing_in_it_is_changed_but_callback_url(tmp_path: Path, route: 
             assert "\r\nauthorization: bearer upstream-key\r\n" in head
             assert API_KEY not in head
             if route == V2V:
-                assert sent == (raw if not own else raw.replace(own, "")) or json.loads(sent) == _without(raw)
+                # Without a callback_url there is nothing to change, so not even a space is; with one, it alone goes.
+                assert sent == raw if not own else json.loads(sent) == _without(raw)
                 assert "callback_url" not in sent
             else:
                 assert json.loads(sent).pop("callback_url").startswith(here.settings["server"]["public_url"])
