@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import socket
+import threading
 
 import pytest
 
@@ -43,3 +45,18 @@ def test_afterwards_signals_are_as_before() -> None:
     with pytest.raises(KeyboardInterrupt), Stop() as stop, stop.heard():
         signal.raise_signal(signal.SIGINT)
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_signal_that_ends_no_wait_is_heard_all_the_same() -> None:
+    """It came just before the wait began, or at another thread: the kernel ends nothing, and it is heard soon."""
+    ours, theirs = socket.socketpair()
+    late = threading.Timer(20, theirs.send, [b"late"])
+    # Sent to another thread the signal is taken there, and the wait here goes on as if it had come before it.
+    asking = threading.Timer(0.2, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT))
+    with ours, theirs, Stop() as stop:
+        late.start()
+        asking.start()
+        with pytest.raises(KeyboardInterrupt), stop.heard():
+            ours.recv(4)
+        assert late.is_alive(), "it was heard only once the wait was over"
+        late.cancel()
