@@ -17,6 +17,7 @@
     ├── AnswerUnknown        a submission that may have been taken: not to be repeated
     ├── UpstreamRefused      the upstream said no to a submission
     ├── StoreUnavailable     the store could not commit; nothing was changed
+    │   └── StoreUnsure      the store went away in a commit: nobody can tell whether something was
     └── EgressError          a request that got no answer; tells whether it may have been sent
 
 Each class carries `http_status` (what the shell answers) and `code` (stable, part of a problem's `type`).
@@ -215,6 +216,10 @@ class StoreUnavailable(ReceiverError):
 
     http_status = 503
     code = "store-unavailable"
+
+
+class StoreUnsure(StoreUnavailable):
+    """The store went away in the middle of a commit, and nobody can tell (yet) whether it was carried out."""
 
 
 Stage = Literal["address", "dns", "connect", "tls", "send", "timeout", "reset", "answer"]

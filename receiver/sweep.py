@@ -60,7 +60,7 @@ class Rescue(Reads):
             unit.put_delivery(replace(delivery, state="pending", due_at=self.now, leased_until=None))
             state = unit.health(delivery.destination)
             if state.probe_id == delivery.id:  # another may be made
-                unit.put_health(health.unprobed(state, self.now))
+                unit.put_health(health.unprobed(unit.own_health(delivery.destination), self.now))
         return gone
 
 
@@ -111,7 +111,7 @@ class Evict(Reads):
     def apply(self, unit: Unit) -> list[Delivery]:
         """Those that were cancelled; a name is given time from when it was first found missing."""
         questions = self.store.deliveries
-        missing = {row[0] for row in unit.select(questions.homeless_names, names=self.store.dialect.ids(self.names))}
+        missing = {row[0] for row in unit.select(questions.homeless_names, names=self.store.dialect.values(self.names))}
         for state in unit.every_health():
             if state.missing_since_at is not None and state.name not in missing:
                 unit.put_health(replace(state, missing_since_at=None))
@@ -139,7 +139,7 @@ class Prune(Reads):
         rows = unit.select(self.store.prune.old, before=self.before, limit=STEP)
         rows += unit.select(self.store.prune.of_no_task, before=self.before, limit=STEP)
         if rows:
-            gone = self.store.dialect.ids(row[0] for row in rows)
+            gone = self.store.dialect.values(row[0] for row in rows)
             for statement in self.store.prune.deletes:
                 unit.execute(statement, ids=gone)
         return len(rows)

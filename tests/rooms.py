@@ -242,8 +242,17 @@ async def deliveries_of(store: Store, task_id: str) -> list[Delivery]:
 
 def rows_of(store: Store, sql: str) -> list[Any]:
     """What a connection of its own sees on disk."""
-    with closing(store.dialect.connect()) as connection:
-        return connection.execute(sql).fetchall()
+    connection: Any = store.dialect.connect()
+    with closing(connection):
+        found: list[Any] = connection.execute(sql).fetchall()
+        return found
+
+
+def on_disk(store: Store, sql: str, *values: Any) -> None:
+    """Change the database behind everybody's back; `?` stands for a value on every engine."""
+    connection: Any = store.dialect.connect()
+    with closing(connection):
+        connection.execute(sql.replace("?", "%s") if store.dialect.is_shared else sql, values)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from receiver.web import answers
-from tests.rooms import a_task, an_event, put, until
+from tests.rooms import a_task, an_event, on_disk, put, until
 from tests.test_api import flaws, is_problem
 from tests.world import SECRET, world
 
@@ -105,8 +105,7 @@ async def test_a_page_has_fifty_unless_told(it: World) -> None:
     # What was first is pruned: the feed begins with the next, and a cursor before it stays good.
     assert it.service is not None
     [first, second] = (await feed(it, limit=2))["data"]
-    with it.service.store.dialect.connect() as other:
-        other.execute("DELETE FROM events WHERE id = ?", (first["id"],))
+    on_disk(it.service.store, "DELETE FROM events WHERE id = ?", first["id"])
     assert (await feed(it, limit=1))["data"] == [second]
     assert (await feed(it, limit=1, after="0"))["data"] == [second]
 

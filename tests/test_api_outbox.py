@@ -15,7 +15,7 @@ from receiver import ids
 from receiver.app import clock
 from receiver.records import Attempt, Replay
 from receiver.web import answers, views
-from tests.rooms import Do, a_delivery, a_task, an_event, entropy, put
+from tests.rooms import Do, a_delivery, a_task, an_event, entropy, on_disk, put
 from tests.test_api import flaws, is_problem
 from tests.world import SECRET, destination, world
 
@@ -614,8 +614,7 @@ async def test_a_cursor_of_a_row_that_is_gone_stays_good(it: World) -> None:
     name = gone()
     made = await dead(it, 3, name)
     assert it.service is not None
-    with it.service.store.dialect.connect() as other:
-        other.execute("DELETE FROM deliveries WHERE id = ?", (made[1].id,))
+    on_disk(it.service.store, "DELETE FROM deliveries WHERE id = ?", made[1].id)
     found = await listed(it, destination=name, cursor=made[1].id)
     assert [one["id"] for one in found] == [made[2].id]
 

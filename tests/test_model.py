@@ -419,7 +419,7 @@ class Service(RuleBasedStateMachine):
     def the_feed_has_no_gap(self) -> None:
         """Events stand in it in the order of their commits, each with a place of its own."""
         places = [seq for (seq,) in self.disk.execute("SELECT seq FROM events ORDER BY seq")]
-        (last,) = self.disk.execute("SELECT value FROM counters WHERE name = 'event_seq'").fetchone()
+        [(last,)] = self.disk.execute("SELECT value FROM counters WHERE name = 'event_seq'")
         assert len(set(places)) == len(places)
         assert (places[-1] if places else 0) <= last
         assert len(places) <= last

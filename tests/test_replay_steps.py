@@ -414,7 +414,8 @@ async def test_a_small_replay_in_a_large_store_does_not_hold_up_the_writer(room:
     room.now = later(20_000)
     await put(room.store, *given)
     ticks = itertools.count()
-    room.store.writer._connection.set_progress_handler(lambda: next(ticks) and 0, 1000)
+    connection: Any = room.store.writer._connection
+    connection.set_progress_handler(lambda: next(ticks) and 0, 1000)
     replay = await room.replayer.start(destination="other", since_at=later(11_000), which="delivered")
     await room.to_end(replay)
     assert await room.opened() == [given[-1].id]

@@ -236,8 +236,8 @@ def test_a_lock_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 
 def test_urls_are_paths() -> None:
     """Three slashes: relative; four: absolute."""
-    assert str(open_dialect("sqlite:///receiver.db").path) == "receiver.db"
-    assert str(open_dialect("sqlite:////var/lib/receiver.db").path) == "/var/lib/receiver.db"
+    assert open_dialect("sqlite:///receiver.db").url == "sqlite:///receiver.db"
+    assert open_dialect("sqlite:////var/lib/receiver.db?mode=x").url == "sqlite:////var/lib/receiver.db"
     assert open_dialect("sqlite:////var/lib/r.db").url == "sqlite:////var/lib/r.db"
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from receiver.records import Delivery
     from receiver.store import Unit
+    from receiver.store.dialect.postgres import PostgresSession
 
 pytestmark = pytest.mark.anyio
 
@@ -85,7 +86,7 @@ class Hindered:
 
 def hinder(store: Store, before: Any) -> None:
     """Put a hook before the writer's statements."""
-    store.writer._connection = cast("Any", Hindered(store.writer._connection, before))
+    store.writer._connection = cast("Any", Hindered(cast("sqlite3.Connection", store.writer._connection), before))
 
 
 # -- group commit ------------------------------------------------------------------------------------------------------
@@ -340,7 +341,7 @@ async def test_a_read_only_database_is_an_outage_and_ends(store: Store) -> None:
 
 async def test_a_full_database_is_an_outage_and_ends(store: Store) -> None:
     """Where the file cannot grow all are refused, and the transaction leaves nothing half done."""
-    pages = store.writer._connection.execute("PRAGMA page_count").fetchone()[0]
+    [(pages,)] = store.writer._connection.execute("PRAGMA page_count")
     await refused_all(store, f"PRAGMA max_page_count={pages}", payload=200_000)
     store.writer._connection.execute("PRAGMA max_page_count=1000000")
     await works_again(store)
@@ -395,7 +396,7 @@ async def test_a_connection_that_cannot_roll_back_is_replaced(store: Store) -> N
     working = store.dialect.connect
     away = {"file": True}
 
-    def connect() -> sqlite3.Connection:
+    def connect() -> sqlite3.Connection | PostgresSession:
         if away["file"]:
             raise StoreUnavailable("cannot open the database")
         return working()
@@ -404,7 +405,7 @@ async def test_a_connection_that_cannot_roll_back_is_replaced(store: Store) -> N
         if sql in {"COMMIT", "ROLLBACK"}:
             raise sqlite3.OperationalError("disk I/O error")
 
-    store.dialect.connect = connect  # type: ignore[method-assign]
+    store.dialect.connect = connect  # type: ignore[method-assign, assignment]
     hinder(store, fail)
     for _ in range(3):
         with pytest.raises(StoreUnavailable):

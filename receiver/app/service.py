@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from receiver import deliver, logs
 from receiver.app import terms
-from receiver.app.chance import Entropy, clock
+from receiver.app.chance import Entropy
+from receiver.app.chance import clock as local_clock
 from receiver.config import secrets_of
 from receiver.egress import Egress
 from receiver.errors import ConfigError
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from receiver.config import Config
-    from receiver.store.dialect import ServeLock
+    from receiver.store.dialect import Lock
 
 DRAIN_FOR = 7.0
 """Seconds that requests and attempts under way have on SIGTERM; with what follows, the exit is within 10 s."""
@@ -65,7 +66,7 @@ class Service:
     replayer: deliver.Replayer
     sweeper: Sweeper
     after: After
-    lock: ServeLock
+    lock: Lock
     front: Front = field(init=False)
     meter: Meter = field(init=False)
     _loops: list[asyncio.Task[None]] = field(default_factory=list)
@@ -74,7 +75,7 @@ class Service:
     def __post_init__(self) -> None:
         """Put the edge in front of the rooms."""
         config = self.config
-        rules = self.sweeper.rules
+        rules, clock = self.sweeper.rules, self.sweeper.clock
         door = CallbackDoor(
             self.store, rules, self.after, self.sweeper.refusals, self.after.log, clock, config.security.signing_keys
         )
@@ -126,6 +127,7 @@ class Service:
         except BaseException:
             service_lock.release()
             raise
+        clock = store.clock or local_clock
         egress = Egress(base_url=config.upstream.base_url, headers=terms.upstream_headers(config))
         after = After(log)
         destinations = {d.name: terms.destination(config, d) for d in config.destinations}
@@ -178,11 +180,15 @@ class Service:
             wake_deliver=deliverer.wake,
         )
         after.take, after.deliver, after.poll = deliverer.take, deliverer.wake, poller.wake
+        after.herald = store.herald
+        if store.herald is not None:
+            store.herald.heard = after.heard
         service = cls(
             config, store, egress, submitter, through, relay, poller, deliverer, replayer, sweeper, after, service_lock
         )
         try:
-            await sweeper.recover()
+            if not store.dialect.is_shared:  # else others may be at work on what is leased
+                await sweeper.recover()
         except BaseException:
             await service.close()
             raise
@@ -243,7 +249,7 @@ def _request_id() -> str:
     return f"req_{secrets.token_hex(12)}"
 
 
-def _lock(url: str) -> ServeLock:
+def _lock(url: str) -> Lock:
     from receiver.store.dialect import open_dialect
 
     return open_dialect(url).claim_for_serving()

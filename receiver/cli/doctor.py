@@ -20,9 +20,9 @@ from receiver.errors import ReceiverError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from receiver.config import Config
+    from receiver.store.dialect import Dialect
 
 ROOM: Final = 512 * 1024**2
 """Bytes that should be free on the disk of the database."""
@@ -77,7 +77,11 @@ def _config(settings: Config) -> Iterator[Finding]:
 def _database(settings: Config) -> Iterator[Finding]:
     from receiver.store.dialect import open_dialect
 
-    path = open_dialect(settings.database.url).path
+    dialect = open_dialect(settings.database.url)
+    if dialect.is_shared:
+        yield _schema(settings, dialect)
+        return
+    path = dialect.path
     folder = path.parent
     if not folder.is_dir():
         yield Finding("database", "wrong", f"there is no folder {folder}", f"Make it, or change database.url: {path}")
@@ -86,18 +90,19 @@ def _database(settings: Config) -> Iterator[Finding]:
         user = f"the user that runs this ({os.geteuid()})"
         yield Finding("database", "wrong", f"{path} cannot be written", f"Give it to {user}, or change database.url.")
         return
-    yield _schema(settings, path)
+    yield _schema(settings, dialect)
     free = shutil.disk_usage(folder).free
     words = f"{_size(free)} free where the database is ({folder})"
     mend = "" if free >= ROOM else "Make room: callbacks are answered 503 once nothing can be committed."
     yield Finding("disk", "ok" if free >= ROOM else "wrong", words, mend)
 
 
-def _schema(settings: Config, path: Path) -> Finding:
+def _schema(settings: Config, dialect: Dialect) -> Finding:
     from receiver.store import migrations
 
     head, name, makes_it = migrations.head(), "database", settings.database.migrate
-    if not path.exists():
+    path = dialect.url if dialect.is_shared else dialect.path
+    if not dialect.exists():
         at, words = None, f"there is no {path} yet"
     else:
         try:

@@ -285,4 +285,4 @@ def _exists(url: str) -> bool:
     """Whether there is a file to look at: looking must not make one."""
     from receiver.store.dialect import open_dialect
 
-    return open_dialect(url).path.exists()
+    return open_dialect(url).exists()

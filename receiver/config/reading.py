@@ -46,7 +46,6 @@ def read(raw: Raw) -> Config:
 def not_built(config: Config) -> list[tuple[KeyPath, str]]:
     """What is switched on here and comes in a later release: one line each, to be deleted when it is built."""
     given: list[tuple[KeyPath, Any, str]] = [
-        (("database", "url"), config.database.url.startswith("postgres"), "PostgreSQL (use sqlite:///…)"),
         (("archive", "url"), config.archive.url, "the archive"),
     ]
     return [(path, what) for path, is_on, what in given if is_on]

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from msgspec.structs import replace
 
 from receiver import health, routing
@@ -120,7 +119,7 @@ class Claim(Reads):
         taken: list[Delivery] = []
         while len(taken) < limit:
             full = [host for host, count in holding.items() if self.share is not None and count >= self.share]
-            found = unit.deliveries_where(elsewhere, **asked, limit=limit, hosts=_json(full))
+            found = unit.deliveries_where(elsewhere, **asked, limit=limit, hosts=self.store.dialect.values(full))
             for delivery in found[: limit - len(taken)]:
                 if self.share is None or holding[delivery.callback_host] < self.share:
                     holding[delivery.callback_host] += 1
@@ -151,14 +150,10 @@ class Claim(Reads):
     def _with_events(self, unit: Unit, leased: list[Delivery]) -> list[tuple[Delivery, Event]]:
         if not leased:
             return []
-        asked = self.store.dialect.ids(delivery.event_id for delivery in leased)
+        asked = self.store.dialect.values(delivery.event_id for delivery in leased)
         rows = self.store.events.rows.decode_all(unit.select(self.store.events.by_id, ids=asked))
         events = {event.id: event for event in rows}
         return [(delivery, events[delivery.event_id]) for delivery in leased if delivery.event_id in events]
-
-
-def _json(hosts: list[str | None]) -> str:
-    return orjson.dumps(hosts).decode()
 
 
 @dataclass(slots=True)

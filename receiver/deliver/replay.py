@@ -214,7 +214,7 @@ class Replayer:
             cursor=replay.cursor,
             since=0 if replay.since_at is None else replay.since_at,
             until=replay.until_at,
-            names=self.store.dialect.ids(names),
+            names=self.store.dialect.values(names),
             limit=STEP,
         )
         seen = self.store.deliveries.rows.decode_all(rows)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from receiver.ingest.record import Born, Recorded
     from receiver.logs import Logger
     from receiver.records import Delivery, Event, Task
+    from receiver.store.news import Herald, News
 
 
 class After:
@@ -27,6 +28,7 @@ class After:
         take: the deliverer's door for deliveries leased at birth.
         poll: tell the poller when a task is due; None for at once.
         deliver: tell the deliverer that a destination's delivery is due at a time.
+        herald: tells other instances; None where there are none.
     """
 
     def __init__(self, log: Logger) -> None:
@@ -36,6 +38,7 @@ class After:
         self.take: Callable[[Sequence[tuple[Delivery, Event]]], None] = lambda _leased: None
         self.poll: Callable[[datetime | None], None] = lambda _due_at: None
         self.deliver: Callable[[str, datetime | None], None] = lambda _destination, _due_at: None
+        self.herald: Herald | None = None
         self.stopping = False
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         self._readers: set[asyncio.Future[None]] = set()
@@ -47,6 +50,8 @@ class After:
         if recorded.look or task.poll_due_at is not None:
             self.poll(None if recorded.look else task.poll_due_at)
         _release(self._waiting.pop(task.id, ()))
+        if self.herald is not None and recorded.moved:
+            self.herald.tell((task.id,), (), events=False)
         return recorded
 
     def born(self, born: Born, task: Task | None = None) -> None:
@@ -65,8 +70,23 @@ class After:
             self.take(born.leased)
         for delivery in born.waiting:
             self.deliver(delivery.destination, delivery.due_at)
-        if born.events and self._readers:
+        if born.events:
             _release(self._readers)
+            if self.herald is not None:
+                due = {
+                    one.destination for one in born.waiting if one.due_at is not None and one.due_at <= one.created_at
+                }
+                self.herald.tell((), due, events=True)
+
+    def heard(self, news: News) -> None:
+        """Act on what other instances did."""
+        known = self._waiting if news.tasks is None else news.tasks & self._waiting.keys()
+        for task_id in list(known):
+            _release(self._waiting.pop(task_id))
+        if news.events:
+            _release(self._readers)
+        for name in news.destinations:
+            self.deliver(name, None)
 
     async def changed(self, task_id: TaskId, seconds: float) -> None:
         """Wait until something is recorded of the task in this process, or for `seconds`."""

@@ -17,6 +17,7 @@ from receiver.store.deliveries import DeliveryQuestions
 from receiver.store.destinations import HealthQuestions, ReplayQuestions
 from receiver.store.dialect import Dialect, open_dialect
 from receiver.store.events import EventQuestions
+from receiver.store.news import DatabaseClock, Herald
 from receiver.store.prune import PruneQuestions, probe
 from receiver.store.tasks import TaskQuestions
 from receiver.store.unit import Statements, Unit
@@ -24,14 +25,13 @@ from receiver.store.writer import Op, Reads, ReadsTask, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from sqlalchemy import Connection
 
 __all__ = ["Op", "Reads", "ReadsTask", "Store", "Unit"]
 
 T = TypeVar("T")
-
-READERS = 2
 
 
 class Store:
@@ -40,6 +40,8 @@ class Store:
     Attributes:
         tasks, deliveries, events, health, replays: the questions that can be asked.
         probe: statements that write a row of no meaning.
+        clock: the clock that all who share the database go by; None where nobody else does.
+        herald: what tells them; None likewise.
         writer: the process's one writer.
     """
 
@@ -55,9 +57,11 @@ class Store:
         self.probe = probe(dialect)
         self._statements = Statements(dialect)
         self._engine = dialect.engine()
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+        self._readers = ThreadPoolExecutor(dialect.readers, thread_name_prefix="store-reader")
         self._closed = False
         self.writer: Writer
+        self.herald: Herald | None = None
+        self.clock: Callable[[], datetime] | None = None
 
     @classmethod
     def open(cls, url: str) -> Store:
@@ -66,9 +70,14 @@ class Store:
         Raises:
             StoreUnavailable: it cannot be opened.
         """
-        store = cls(open_dialect(url))
-        store.writer = Writer(store.dialect, store._statements, asyncio.get_running_loop())
+        dialect, loop = open_dialect(url), asyncio.get_running_loop()
+        store = cls(dialect)
+        store.writer = Writer(dialect, store._statements, loop)
         store.writer.start()
+        if dialect.is_shared:
+            store.clock = clock = DatabaseClock()
+            store.herald = Herald(dialect, clock, loop)
+            store.herald.start()
         return store
 
     async def run(self, op: Op[T]) -> T:
@@ -101,6 +110,8 @@ class Store:
     async def close(self) -> None:
         """Commit what waits and close."""
         self._closed = True
+        if self.herald is not None:
+            await self.herald.close()
         await self.writer.close()
         self._readers.shutdown()
         self._engine.dispose()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, bindparam, func, literal_column, or_, select
 
 from receiver.records import Attempt, Delivery
-from receiver.store.rows import Prepared, Rows, from_ms, to_ms
+from receiver.store.rows import SKIP, Prepared, Rows, from_ms, to_ms
 from receiver.store.schema import attempts, deliveries
 
 if TYPE_CHECKING:
@@ -46,28 +46,36 @@ class DeliveryQuestions:
         here = [_PENDING, c.destination == bindparam("destination"), c.retried == bindparam("retried")]
         due = [*here, c.due_at <= bindparam("now")]
         # For the destination that many hosts share: those that have their share of the lane already are left out.
-        crowded: Any = select(literal_column("value")).select_from(_listed("hosts"))
+        elsewhere = dialect.not_among(c.callback_host, "hosts")
         self.due_elsewhere = Prepared(
-            select(*COLUMNS).where(*due, c.callback_host.not_in(crowded)).order_by(c.due_at).limit(limit), core
+            select(*COLUMNS).where(*due, elsewhere).order_by(c.due_at).limit(limit).with_for_update(**SKIP), core
         )
         self.forced = Prepared(
             select(*COLUMNS)
-            .where(_PENDING, c.forced, c.destination == bindparam("destination"), c.callback_host.not_in(crowded))
-            .limit(limit),
+            .where(_PENDING, c.forced, c.destination == bindparam("destination"), elsewhere)
+            .limit(limit)
+            .with_for_update(**SKIP),
             core,
         )
         self.next_due = Prepared(select(c.due_at).where(*here).order_by(c.due_at).limit(1), core)
         self.workers_gone = Prepared(
-            select(*COLUMNS).where(_LEASED, c.leased_until <= bindparam("now")).order_by(c.leased_until).limit(limit),
+            select(*COLUMNS)
+            .where(_LEASED, c.leased_until <= bindparam("now"))
+            .order_by(c.leased_until)
+            .limit(limit)
+            .with_for_update(**SKIP),
             core,
         )
         self.leased = Prepared(select(*COLUMNS).where(_LEASED).limit(limit), core)
-        configured: Any = select(literal_column("value")).select_from(_listed("names"))
         self.homeless_names = Prepared(
-            select(c.destination).distinct().where(_PENDING, c.destination.not_in(configured)), core
+            select(c.destination).distinct().where(_PENDING, dialect.not_among(c.destination, "names")), core
         )
         self.homeless = Prepared(
-            select(*COLUMNS).where(_PENDING, c.destination == bindparam("destination")).limit(limit), core
+            select(*COLUMNS)
+            .where(_PENDING, c.destination == bindparam("destination"))
+            .limit(limit)
+            .with_for_update(**SKIP),
+            core,
         )
         self.to_replay = {
             which: Prepared(
@@ -77,7 +85,7 @@ class DeliveryQuestions:
                     c.id > bindparam("cursor"),
                     c.created_at >= bindparam("since"),
                     c.created_at <= bindparam("until"),
-                    c.destination.in_(select(literal_column("value")).select_from(_listed("names"))),
+                    dialect.among(c.destination, "names"),
                 )
                 .order_by(c.id)
                 .limit(limit),
@@ -175,7 +183,3 @@ def _ended(which: Replayed) -> list[ColumnElement[bool]]:
 def _in_state(state: str) -> ColumnElement[bool]:
     here = deliveries.c.state == literal_column(f"'{state}'")
     return and_(here, _UNDELIVERED) if state in {"dead", "cancelled"} else here
-
-
-def _listed(name: str) -> Any:
-    return func.json_each(bindparam(name)).table_valued("value")

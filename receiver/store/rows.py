@@ -23,6 +23,9 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
+SKIP: dict[str, Any] = {"skip_locked": True}
+"""How a claim locks its rows: what another instance has locked is passed over. SQLite, which has one writer, needs none
+of it and its statements bear none."""
 _EXACT_BELOW = 2**33 * 1000
 """Milliseconds (the year 2242) up to which a double of seconds names its microsecond."""
 

@@ -253,3 +253,12 @@ repeats = Table(
     comment="Idempotency-Keys and what they were answered; they go with their task",
 )
 Index("repeats_by_task", repeats.c.task_id)
+
+writers = Table(
+    "writers",
+    metadata,
+    Column("id", String(40), primary_key=True, nullable=False),
+    Column("batch", BigInteger, nullable=False),
+    _time("at", required=True),
+    comment="what each writer of a shared database committed last",
+)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, bindparam, func, literal_column, null, or_, select, tuple_
 
 from receiver.records import Task
-from receiver.store.rows import Prepared, Rows, from_ms, to_ms
+from receiver.store.rows import SKIP, Prepared, Rows, from_ms, to_ms
 from receiver.store.schema import payloads, tasks
 
 if TYPE_CHECKING:
@@ -34,15 +34,27 @@ class TaskQuestions:
         limit: Any = bindparam("limit")
         free = or_(c.poll_leased_until.is_(None), c.poll_leased_until <= now)
         self.polls_due = Prepared(
-            select(*COLUMNS).where(c.poll_due_at <= now, free).order_by(c.poll_due_at).limit(limit), core
+            select(*COLUMNS)
+            .where(c.poll_due_at <= now, free)
+            .order_by(c.poll_due_at)
+            .limit(limit)
+            .with_for_update(**SKIP),
+            core,
         )
         self.next_poll = Prepared(
             select(c.poll_due_at).where(c.poll_due_at.is_not(None), free).order_by(c.poll_due_at).limit(1), core
         )
         unsent = and_(c.submit_due_at.is_not(None), c.route == bindparam("route"))
-        self.unsent = Prepared(select(*COLUMNS).where(unsent).order_by(c.created_at, c.id).limit(limit), core)
+        self.unsent = Prepared(
+            select(*COLUMNS).where(unsent).order_by(c.created_at, c.id).limit(limit).with_for_update(**SKIP), core
+        )
         self.senders_gone = Prepared(
-            select(*COLUMNS).where(c.submit_leased_until <= now).order_by(c.submit_leased_until).limit(limit), core
+            select(*COLUMNS)
+            .where(c.submit_leased_until <= now)
+            .order_by(c.submit_leased_until)
+            .limit(limit)
+            .with_for_update(**SKIP),
+            core,
         )
         self.senders = Prepared(select(*COLUMNS).where(c.submit_leased_until.is_not(None)).limit(limit), core)
         self.payload = Prepared(select(payloads.c.body).where(payloads.c.task_id == bindparam("task_id")), core)

@@ -14,12 +14,11 @@ from receiver.store import schema
 from receiver.store.rows import Prepared, Rows, Update
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable, Sequence
 
     from receiver.ids import DeliveryId, ReplayId, TaskId
     from receiver.records import Attempt, Delivery, Event, Health, Inbox, Refusal, Repeat, Replay, Task
-    from receiver.store.dialect import Dialect
+    from receiver.store.dialect import Dialect, Session
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -40,9 +39,11 @@ class Statements:
         self.deliveries = Rows(records.Delivery, schema.deliveries, core)
         self.attempts = Rows(records.Attempt, schema.attempts, core)
         self.refusals = Rows(records.Refusal, schema.refusals, core)
-        self.tasks_by_id = Prepared(select(*self.tasks.columns).where(dialect.among(schema.tasks.c.id, "ids")), core)
+        self.tasks_by_id = Prepared(
+            select(*self.tasks.columns).where(dialect.among(schema.tasks.c.id, "ids")).with_for_update(), core
+        )
         self.deliveries_by_id = Prepared(
-            select(*self.deliveries.columns).where(dialect.among(schema.deliveries.c.id, "ids")), core
+            select(*self.deliveries.columns).where(dialect.among(schema.deliveries.c.id, "ids")).with_for_update(), core
         )
         inbox = schema.inbox.c
         self.digest_known = Prepared(
@@ -57,19 +58,25 @@ class Statements:
         )
         self.destinations = Rows(records.Health, schema.destinations, core)
         self.every_health = Prepared(select(*self.destinations.columns), core)
+        own = schema.destinations.c.name == bindparam("name")
+        self.own_health = Prepared(select(*self.destinations.columns).where(own).with_for_update(), core)
         self.replays = Rows(records.Replay, schema.replays, core)
         self.replays_by_id = Prepared(
-            select(*self.replays.columns).where(dialect.among(schema.replays.c.id, "ids")), core
+            select(*self.replays.columns).where(dialect.among(schema.replays.c.id, "ids")).with_for_update(), core
         )
         self.repeats = Rows(records.Repeat, schema.repeats, core)
         self.repeats_by_id = Prepared(
-            select(*self.repeats.columns).where(dialect.among(schema.repeats.c.id, "ids")), core
+            select(*self.repeats.columns).where(dialect.among(schema.repeats.c.id, "ids")).with_for_update(), core
         )
         self.repeat_drop = Prepared(schema.repeats.delete().where(schema.repeats.c.id == bindparam("key")), core)
         counters = schema.counters
-        mine = counters.c.name == literal_column(f"'{EVENT_SEQ}'")
-        self.seq = Prepared(select(counters.c.value).where(mine), core)
-        self.seq_put = Prepared(counters.update().values(value=bindparam("value_")).where(mine), core)
+        self.seq = Prepared(
+            counters.update()
+            .values(value=counters.c.value + bindparam("count"))
+            .where(counters.c.name == literal_column(f"'{EVENT_SEQ}'"))
+            .returning(counters.c.value),
+            core,
+        )
         payloads = schema.payloads
         self.payload_add = Prepared(
             payloads.insert().values(task_id=bindparam("task_id"), body=bindparam("body")), core
@@ -118,7 +125,7 @@ class Unit:
         changes: counts what was staged, so that the writer can tell an op that changed nothing.
     """
 
-    def __init__(self, connection: sqlite3.Connection, statements: Statements) -> None:
+    def __init__(self, connection: Session, statements: Statements) -> None:
         """Begin with nothing read and nothing staged."""
         self._connection = connection
         self._statements = statements
@@ -126,6 +133,7 @@ class Unit:
         self._tasks = _Table(statements.tasks)
         self._deliveries = _Table(statements.deliveries)
         self._health: _Table[Health] | None = None
+        self._owned: set[str] = set()
         self._replays = _Table(statements.replays)
         self._repeats = _Table(statements.repeats)
         self._inbox: list[Inbox] = []
@@ -147,7 +155,7 @@ class Unit:
         new = [one for one in ids if one not in table.known]
         if new:
             table.known.update(dict.fromkeys(new))
-            found = self._connection.execute(prepared.sql, prepared.values(ids=self._statements.dialect.ids(new)))
+            found = self._connection.execute(prepared.sql, prepared.values(ids=self._statements.dialect.values(new)))
             table.learn(table.rows.decode_all(found))
 
     # -- tasks ---------------------------------------------------------------------------------------------------
@@ -246,6 +254,19 @@ class Unit:
             self._health.learn(statements.destinations.decode_all(found))
         return self._health.known.get(name) or records.Health(name)
 
+    def own_health(self, name: str) -> Health:
+        """A destination's health for one who will change it: nobody else does until the commit."""
+        health = self.health(name)
+        if not self._statements.dialect.is_shared or health.name in self._owned:
+            return health
+        self._owned.add(name)
+        own = self._statements.own_health
+        assert self._health is not None  # noqa: S101 -- just read
+        self._health.learn(
+            self._statements.destinations.decode_all(self._connection.execute(own.sql, own.values(name=name)))
+        )
+        return self.health(name)
+
     def every_health(self) -> list[Health]:
         """Of all that have a row."""
         self.health("")
@@ -291,7 +312,8 @@ class Unit:
     def select(self, prepared: Prepared, **named: Any) -> list[Any]:
         """Rows of a question that must see what was staged so far: that is written first."""
         self.flush()
-        return self._connection.execute(prepared.sql, prepared.values(**named)).fetchall()
+        found: list[Any] = self._connection.execute(prepared.sql, prepared.values(**named)).fetchall()
+        return found
 
     def execute(self, prepared: Prepared, **named: Any) -> int:
         """A statement that changes rows by itself; how many. What was read before is forgotten."""
@@ -302,7 +324,8 @@ class Unit:
         self._health = None
         self._replays.known.clear()
         self._repeats.known.clear()
-        return self._connection.execute(prepared.sql, prepared.values(**named)).rowcount
+        changed: int = self._connection.execute(prepared.sql, prepared.values(**named)).rowcount
+        return changed
 
     def tasks_where(self, prepared: Prepared, **named: Any) -> list[Task]:
         """Tasks that a question finds; they are then known to this unit."""
@@ -321,9 +344,6 @@ class Unit:
         s = self._statements
         self._save(self._tasks)
         self._write(s.inbox.insert.sql, s.inbox.encode, self._inbox)
-        if self._events:
-            self._in_order()
-            self._write(s.events.insert.sql, s.events.encode, self._events)
         self._save(self._deliveries)
         self._write(s.attempts.insert.sql, s.attempts.encode, self._attempts)
         self._write(s.refusals.insert.sql, s.refusals.encode, self._refusals)
@@ -333,13 +353,19 @@ class Unit:
         self._save(self._repeats)
         if self._health is not None:
             self._save(self._health)
+        if self._events:  # last: other instances wait for their places from here to the commit
+            self._in_order()
+            self._write(s.events.insert.sql, s.events.encode, self._events)
 
     def _in_order(self) -> None:
-        """Give the staged events their places in the feed: the counter moves in the same transaction."""
-        s = self._statements
-        (last,) = self._connection.execute(s.seq.sql).fetchone()
-        self._events = [replace(event, seq=last + place) for place, event in enumerate(self._events, 1)]
-        self._connection.execute(s.seq_put.sql, (last + len(self._events),))
+        """Give the staged events their places in the feed: the counter moves in the same transaction.
+
+        Whoever else wants places waits for its end, so that the feed shows nothing past a commit that is under way.
+        """
+        seq = self._statements.seq
+        (last,) = self._connection.execute(seq.sql, seq.values(count=len(self._events))).fetchone()
+        first = last - len(self._events) + 1
+        self._events = [replace(event, seq=place) for place, event in enumerate(self._events, first)]
 
     def _save(self, table: _Table[Any]) -> None:
         self._write(table.rows.insert.sql, table.rows.encode, table.new)

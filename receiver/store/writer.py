@@ -8,8 +8,11 @@ depending on the disk (performance.md).
 What an op must keep to:
 * it runs on the writer's thread, sees the effects of the ops before it, and touches nothing but its `Unit`;
 * it raises a ReceiverError (NotFound, Conflict, …) only before its first change;
-* it may be run again from the start: if the transaction fails, the ops of the batch are tried one by one, so that a
-  faulty op fails alone.
+* it may be run again from the start: where another instance was in the way the batch is tried again, and if it fails
+  for good its ops are tried one by one, so that a faulty op fails alone.
+
+On a shared database every batch leaves its number in the writer's own row. A COMMIT that got no answer is looked up by
+it, before anybody is told anything.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from receiver.errors import ReceiverError, StoreUnavailable
+from receiver.errors import ReceiverError, StoreUnavailable, StoreUnsure
+from receiver.store.marks import Marks
 from receiver.store.unit import Statements, Unit
 
 if TYPE_CHECKING:
@@ -37,6 +41,11 @@ MAX_BATCH = 512
 GATHER_FOR = 0.01
 """Seconds that a batch is left to gather at most."""
 GATHER_STEP = 0.0005
+TRIES = 8
+"""Times that a batch is tried while other instances are in its way."""
+UNSURE_FOR = 8.0
+"""Seconds to find out what became of a COMMIT; whoever waits is told after them that nobody knows."""
+ASK_EVERY = 0.2
 MAX_WAITING = 20_000
 """Ops that may wait; past this new ones are refused, so memory is bounded when the disk stands still."""
 
@@ -111,7 +120,8 @@ class Writer:
         self._statements = statements
         self._loop = loop
         self._connection = dialect.connect()
-        self._broken = False
+        self._marks = Marks(dialect, self._connection) if dialect.is_shared else None
+        self._broken = self._again = False
         self._queue: SimpleQueue[_Waiting[Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._closed = False
@@ -191,28 +201,41 @@ class Writer:
 
     def _settle(self, batch: list[_Waiting[Any]]) -> None:
         """Commit the batch, or find out who spoils it; then wake everyone at once."""
-        error = self._commit(batch)
+        error = self._insist(batch)
         if error is not None:
-            outage = self._dialect.is_outage(error)
+            alone = len(batch) > 1 and not self._dialect.is_outage(error)
             for waiting in batch:
-                own: BaseException | None = error
-                if not outage and len(batch) > 1:
-                    own = self._commit([waiting])
+                own = self._insist([waiting]) if alone else error
                 if own is not None:
-                    waiting.error = StoreUnavailable(f"cannot commit: {own}") if self._dialect.is_outage(own) else own
+                    waiting.error = self._told(own)
         try:
             self._loop.call_soon_threadsafe(_wake, batch)
         except RuntimeError:  # the loop is closed: the process is going down, and what is committed is committed
             return
 
+    def _told(self, error: BaseException) -> BaseException:
+        """What the waiters of a batch that failed are told."""
+        if isinstance(error, StoreUnsure) or not (self._dialect.is_outage(error) or self._dialect.is_passing(error)):
+            return error
+        return StoreUnavailable(f"cannot commit: {error}")
+
+    def _insist(self, batch: list[_Waiting[Any]]) -> BaseException | None:
+        """Commit, and again while others are in the way, or where only the connection had died since its last use."""
+        for _ in range(TRIES):
+            error = self._commit(batch)
+            if error is None or not self._again:
+                return error
+        return error
+
     def _commit(self, batch: list[_Waiting[Any]]) -> BaseException | None:
-        started = time.perf_counter()
+        started, was_open, is_sent = time.perf_counter(), not self._broken, False
         try:
             if self._broken:
                 self._connection = self._dialect.connect()
                 self._broken = False
-            unit = Unit(self._connection, self._statements)
-            self._connection.execute(self._dialect.begin)
+            connection = self._connection
+            unit = Unit(connection, self._statements)
+            connection.execute(self._dialect.begin)
             unit.read_ahead(
                 [i for w in batch for i in w.op.task_ids],
                 [i for w in batch for i in w.op.delivery_ids],
@@ -226,18 +249,49 @@ class Writer:
                     if unit.changes != before:
                         raise
                     waiting.error = error
-            unit.flush()
-            self._connection.execute("COMMIT")
+            with self._dialect.pipeline(connection):
+                unit.flush()
+                if self._marks is not None and unit.changes:
+                    self._marks.put(connection)
+                is_sent = True
+                connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 -- whatever it is, the transaction is undone and the waiters are told
             self._undo()
             self.failure = str(error)
-            return error
+            self._again = self._dialect.is_passing(error) or (was_open and self._broken)
+            if not (is_sent and self._broken and self._marks is not None and unit.changes):
+                return error
+            stands = self._look_up(self._marks)
+            if not stands:
+                self._again = stands is not None
+                return error if self._again else StoreUnsure(f"the database went away in a COMMIT: {error}")
         self.failure = None
         self.commits += 1
         self.committed(len(batch), time.perf_counter() - started)
         return None
 
+    def _look_up(self, marks: Marks) -> bool | None:
+        """Whether the last batch stands; None where that could not be found out in time."""
+        ends = time.monotonic() + UNSURE_FOR
+        while time.monotonic() < ends:
+            try:
+                self._connection = self._dialect.connect()
+            except StoreUnavailable:
+                time.sleep(ASK_EVERY)
+                continue
+            try:
+                stands = marks.stands(self._connection)
+            except self._dialect.error:
+                self._connection.close()
+                time.sleep(ASK_EVERY)
+                continue
+            self._broken = False
+            return stands
+        return None
+
     def _undo(self) -> None:
+        if self._broken:
+            return
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")

@@ -31,11 +31,12 @@ def upgrade(url: str) -> str:
         StoreUnavailable: it cannot be opened, or it was made by a newer release.
     """
     dialect = open_dialect(url)
-    dialect.connect().close()
-    engine = dialect.engine(begin=dialect.begin)  # the write lock before the first look: two at once would both create
+    dialect.prepare()
+    engine = dialect.engine(writes=True)
     config = _config()
     try:
         with engine.begin() as connection:
+            dialect.hold(connection)  # before the first look: two at once would both create
             known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
             current = _current(connection)
             if current is not None and current not in known:

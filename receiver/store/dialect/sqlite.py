@@ -1,8 +1,7 @@
-"""What differs between the engines, and nothing else: connecting, asking for many ids at once, telling errors apart.
+"""SQLite: one file and one serving process.
 
-SQLite runs in WAL mode with `synchronous=FULL`: an answer given after COMMIT survives a power cut, and readers never
-wait for the writer. The one writer thread begins with `BEGIN IMMEDIATE`, so two processes cannot both read and then
-both write.
+WAL mode with `synchronous=FULL`: an answer given after COMMIT survives a power cut, and readers never wait for the
+writer. The one writer thread begins with `BEGIN IMMEDIATE`, so two processes cannot both read and then both write.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
-from sqlalchemy import bindparam, create_engine, event, func, select
+from sqlalchemy import bindparam, create_engine, event, func, literal_column, select
 from sqlalchemy.dialects import sqlite
 
 from receiver.errors import StoreUnavailable
@@ -22,7 +22,7 @@ from receiver.errors import StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import ColumnElement, Connection, Engine
+    from sqlalchemy import ColumnElement, Connection, Engine, Select
     from sqlalchemy.engine.interfaces import Dialect as CoreDialect
 
 BUSY_FOR_MS = 5_000
@@ -44,9 +44,11 @@ class SQLite:
     """The embedded engine: one file, one serving process."""
 
     name = "sqlite"
+    is_shared: Literal[False] = False
     error: type[Exception] = sqlite3.Error
-    """What the driver raises by itself."""
     core: CoreDialect = sqlite.dialect(paramstyle="qmark")
+    begin = "BEGIN IMMEDIATE"
+    readers = 2
 
     def __init__(self, path: Path) -> None:
         """`path`: the database file; its folder must exist."""
@@ -56,6 +58,13 @@ class SQLite:
     def url(self) -> str:
         """The URL as SQLAlchemy wants it."""
         return f"sqlite:///{self.path}"
+
+    def prepare(self) -> None:
+        """Make the file."""
+        self.connect().close()
+
+    def hold(self, _connection: Connection) -> None:
+        """Nothing to do: `BEGIN IMMEDIATE` has the file's one write lock."""
 
     def connect(self) -> sqlite3.Connection:
         """A connection without implicit transactions.
@@ -73,12 +82,17 @@ class SQLite:
             raise StoreUnavailable(f"cannot open the database {self.path}: {error}") from error
         return connection
 
-    def engine(self, begin: str = "BEGIN") -> Engine:
-        """A Core engine for migrations and for questions that are not on the hot path.
+    def exists(self) -> bool:
+        """Whether there is a file to look at: looking must not make one."""
+        return self.path.exists()
 
-        Transactions are begun by `begin`, not by the driver: that would leave the DDL of a migration outside of them,
-        and let each statement of one question see another moment.
+    def engine(self, *, writes: bool = False) -> Engine:
+        """A Core engine; transactions are begun by us, not by the driver.
+
+        That would leave the DDL of a migration outside of them, and let each statement of a question see another
+        moment.
         """
+        begin = self.begin if writes else "BEGIN"
         engine = create_engine(self.url)
 
         @event.listens_for(engine, "connect")
@@ -93,24 +107,36 @@ class SQLite:
 
         return engine
 
-    begin = "BEGIN IMMEDIATE"
+    @staticmethod
+    def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        """`column IN (…)`."""
+        return column.in_(_listed(name))
 
     @staticmethod
-    def among(column: ColumnElement[str], name: str) -> ColumnElement[bool]:
-        """`column IN (…)` with all ids in ONE parameter called `name`, so the statement is compiled once."""
-        listed = func.json_each(bindparam(name)).table_valued("value")
-        return column.in_(select(listed.c.value))
+    def not_among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        """`column NOT IN (…)`."""
+        return column.not_in(_listed(name))
 
     @staticmethod
-    def ids(ids: Iterable[str]) -> str:
-        """The ids as the value of that parameter."""
-        return orjson.dumps(list(ids)).decode()
+    def values(values: Iterable[str | None]) -> str:
+        """The values of that parameter."""
+        return orjson.dumps(list(values)).decode()
 
     @staticmethod
     def is_outage(error: BaseException) -> bool:
         """Whether the engine itself cannot work now (disk full, locked, I/O error), as against a faulty statement."""
         # A damaged file is a plain DatabaseError; its subclasses but this one are about a statement or its values.
         return isinstance(error, sqlite3.OperationalError | StoreUnavailable) or type(error) is sqlite3.DatabaseError
+
+    @staticmethod
+    def is_passing(_error: BaseException) -> bool:
+        """Whether the same ops may well succeed at once: no, nobody else writes."""
+        return False
+
+    @staticmethod
+    def pipeline(_connection: Any) -> AbstractContextManager[Any]:
+        """Nothing to save: a statement is a call, not a way over a network."""
+        return nullcontext()
 
     def claim_for_serving(self) -> ServeLock:
         """Take the lock that only a serving process holds; readers and commands work beside it.
@@ -119,6 +145,10 @@ class SQLite:
             StoreUnavailable: another process serves this file.
         """
         return ServeLock(Path(f"{self.path}.lock"))
+
+
+def _listed(name: str) -> Select[Any]:
+    return select(literal_column("value")).select_from(func.json_each(bindparam(name)).table_valued("value"))
 
 
 class ServeLock:
@@ -147,11 +177,3 @@ class ServeLock:
     def release(self) -> None:
         """Give it back."""
         self._file.close()
-
-
-Dialect = SQLite
-
-
-def open_dialect(url: str) -> Dialect:
-    """The engine behind a `database.url` that config has checked (`sqlite:///relative` or `sqlite:////absolute`)."""
-    return SQLite(Path(url.removeprefix("sqlite:///").partition("?")[0]))
