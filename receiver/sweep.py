@@ -36,6 +36,8 @@ KEPT_REFUSALS = 1000
 SENDER_GONE = "its sender ended before the answer"
 HOMELESS_FOR = timedelta(hours=24)
 """How long a delivery waits for its destination to come back into the config (contract section 5)."""
+WRITER_FOR = timedelta(days=30)
+"""After so long without a write a writer's mark is nobody's any more."""
 EVICT_EVERY = timedelta(minutes=1)
 """Looking for them reads the index of all that is pending."""
 
@@ -124,6 +126,8 @@ class Evict(Reads):
                 gone += unit.deliveries_where(questions.homeless, destination=name, limit=STEP - len(gone))
         for delivery in gone:
             unit.put_delivery(replace(delivery, state="cancelled", due_at=None, finished_at=self.now))
+        if self.store.dialect.is_shared:
+            unit.execute(self.store.prune.writers_gone, before=self.now - WRITER_FOR)
         return gone
 
 
@@ -138,10 +142,13 @@ class Prune(Reads):
         """How many went."""
         rows = unit.select(self.store.prune.old, before=self.before, limit=STEP)
         rows += unit.select(self.store.prune.of_no_task, before=self.before, limit=STEP)
-        if rows:
-            gone = self.store.dialect.values(row[0] for row in rows)
+        gone = {row[0] for row in rows}
+        if gone and self.store.dialect.is_shared:  # what another instance opened again just before they were locked
+            asked = self.store.dialect.values(gone)
+            gone -= {row[0] for row in unit.select(self.store.prune.going, ids=asked)}
+        if gone:
             for statement in self.store.prune.deletes:
-                unit.execute(statement, ids=gone)
+                unit.execute(statement, ids=self.store.dialect.values(gone))
         return len(rows)
 
 

@@ -133,7 +133,6 @@ def test_a_mistake_is_named_at_its_place(file: Path, text: str, problem: str) ->
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ('[database]\nurl = "postgres://u:SEKRIT@h/d"', "database.url"),
         ('[archive]\nurl = "s3://b/p"', "archive.url"),
         *((HOOK.replace("webhook", kind), "destinations[0].kind") for kind in ("discord", "email", "apprise")),
     ],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from receiver.errors import StoreUnsure
 from receiver.metrics import Metrics
 from receiver.web import Front, asgi, problems
 from receiver.web.guard import Guard
@@ -129,6 +130,18 @@ async def store_unavailable(it: World, _patch: pytest.MonkeyPatch) -> httpx.Resp
         return await it.submit(prompt=script())
 
 
+async def submission_ambiguous(it: World, patch: pytest.MonkeyPatch) -> httpx.Response:
+    """The database went away in the middle of a commit; on SQLite nothing else can play that."""
+    assert it.service is not None
+
+    async def unsure(_op: Any) -> Any:
+        raise StoreUnsure("away")
+
+    with patch.context() as away:
+        away.setattr(it.service.store, "run", unsure)
+        return await it.submit(prompt=script())
+
+
 @contextmanager
 def held(it: World) -> Iterator[None]:
     """Nothing can be committed."""
@@ -205,6 +218,7 @@ PRODUCERS: dict[str, Producer] = {
     "idempotency-key-busy": key_busy,
     "upstream-refused": upstream_refused,
     "store-unavailable": store_unavailable,
+    "submission-ambiguous": submission_ambiguous,
     "method-not-allowed": method_not_allowed,
     "internal": internal,
 }

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import bindparam, exists, literal_column, select
 
-from receiver.store.rows import Prepared
-from receiver.store.schema import attempts, counters, deliveries, events, inbox, payloads, repeats, tasks
+from receiver.store.rows import SKIP, Prepared
+from receiver.store.schema import attempts, counters, deliveries, events, inbox, payloads, repeats, tasks, writers
 
 if TYPE_CHECKING:
     from sqlalchemy import Column, ColumnElement
@@ -20,9 +20,9 @@ class PruneQuestions:
 
     def __init__(self, dialect: Dialect) -> None:
         """Compile them."""
+        going = deliveries.c.state.in_([literal_column("'pending'"), literal_column("'leased'")])
 
         def under_way(key: Column[str]) -> ColumnElement[bool]:
-            going = deliveries.c.state.in_([literal_column("'pending'"), literal_column("'leased'")])
             return exists(select(literal_column("1")).where(deliveries.c.task_id == key, going))
 
         self.old = Prepared(
@@ -32,7 +32,8 @@ class PruneQuestions:
             .where(tasks.c.created_at < bindparam("before"), tasks.c.finished_at < bindparam("before"))
             .where(~under_way(tasks.c.id))
             .order_by(tasks.c.created_at)
-            .limit(bindparam("limit")),
+            .limit(bindparam("limit"))
+            .with_for_update(**SKIP),
             dialect.core,
         )
         self.of_no_task = Prepared(
@@ -40,9 +41,14 @@ class PruneQuestions:
             .where(events.c.task_id == events.c.id, events.c.created_at < bindparam("before"))
             .where(~under_way(events.c.task_id))
             .order_by(events.c.created_at)
-            .limit(bindparam("limit")),
+            .limit(bindparam("limit"))
+            .with_for_update(**SKIP),
             dialect.core,
         )
+        self.going = Prepared(
+            select(deliveries.c.task_id).where(dialect.among(deliveries.c.task_id, "ids"), going), dialect.core
+        )
+        self.writers_gone = Prepared(writers.delete().where(writers.c.at < bindparam("before")), dialect.core)
         self.deletes = [
             Prepared(table.delete().where(dialect.among(column, "ids")), dialect.core)
             for table, column in (

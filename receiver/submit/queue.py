@@ -85,6 +85,7 @@ class Submitter:
             InvalidInput: a required member is missing, or nothing can be sent to `callback_url`; nothing was stored.
             KeyReused, KeyBusy, AnsweredBefore: its Idempotency-Key is known; nothing was stored.
             UpstreamRefused: the upstream said no; the task is kept as `rejected`.
+            AnswerUnknown: nobody can tell whether it was stored; nothing was sent yet.
             StoreUnavailable: nothing was stored and nothing sent.
         """
         route = ROUTES[route_name]
@@ -129,7 +130,7 @@ class Submitter:
         return task if sent is None else _told(sent)
 
     async def _stored(self, op: Accept) -> None:
-        known = await self.sender.store.run(op)
+        known = await self.sender.accept(op)
         if known is not None and op.asked is not None:
             await refuse_repeat(self.sender, known, op.asked)
 

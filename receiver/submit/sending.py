@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from receiver import signing
-from receiver.errors import EgressError, StoreUnavailable
-from receiver.submit.ops import Answered
+from receiver.errors import AnswerUnknown, EgressError, StoreUnavailable, StoreUnsure
+from receiver.submit.ops import Accept, Answered
 from receiver.upstream import ROUTES
 from receiver.upstream.base import Ambiguous, NotTaken, Refused, Taken
 from receiver.upstream.verdicts import upstream_code
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from receiver.ids import TaskId
     from receiver.ingest import After, Rulebook
     from receiver.logs import Logger
-    from receiver.records import Task
+    from receiver.records import Repeat, Task
     from receiver.store import Store
     from receiver.submit.gates import Gates
     from receiver.submit.ops import Terms
@@ -63,6 +63,7 @@ class Sender:
     gates: Gates
     held: set[str] = field(default_factory=set)
     _sending: dict[asyncio.Task[Sent], TaskId] = field(default_factory=dict)
+    _withdrawing: set[asyncio.Task[None]] = field(default_factory=set)
 
     def lease(self, now: datetime) -> datetime:
         """Until when a sender that began now is alive; to the millisecond, as it is stored, so that ours is known."""
@@ -79,6 +80,40 @@ class Sender:
             return None
         token = signing.mint(self.terms.signing_keys, task.id, task.callback_expires_at)
         return f"{self.terms.callback_base}/callbacks/{token}"
+
+    async def accept(self, op: Accept, *, may_wait: bool = True) -> Repeat | None:
+        """Store a task before it is sent; what is known of its Idempotency-Key where there is something.
+
+        Raises:
+            AnswerUnknown: nobody can tell whether it was stored, so nothing is sent now; a caller who heard of a plain
+                failure would ask again, and might pay twice. Stored after all, it goes to the queue, or is rejected.
+            StoreUnavailable: nothing was stored.
+        """
+        try:
+            return await self.store.run(op)
+        except StoreUnsure as error:
+            if op.task.state == "submitting":
+                withdrawing = asyncio.create_task(self._withdraw(op.task, may_wait=may_wait))
+                self._withdrawing.add(withdrawing)
+                withdrawing.add_done_callback(self._withdrawing.discard)
+            words = "the database went away while it was stored: the task may be there, ask for it by its id"
+            raise AnswerUnknown(words, op.task.id) from error
+
+    async def _withdraw(self, task: Task, *, may_wait: bool) -> None:
+        """Nobody sends it: say so, where it was stored, once the store is back."""
+        reason = "the database went away while it was stored, and it was not sent"
+        op = Answered(task, NotTaken(reason, None), None, self.clock(), self.terms, self.rules, may_wait)
+        while True:
+            try:
+                recorded = await self.store.run(op)
+            except StoreUnavailable:
+                await asyncio.sleep(STORE_RETRY_FOR)
+                continue
+            break
+        if recorded.moved:
+            self._tell(op.answer, recorded.task)
+            self.after(recorded)
+            self.gates.backlog.add(task.route)
 
     def start(self, task: Task, request: Callable[[], HttpRequest], *, may_wait: bool = True) -> asyncio.Task[Sent]:
         """Send a task that is stored as `submitting`; its slot was taken by `gates.begin`.

@@ -102,7 +102,7 @@ class Through:
         task = msgspec.structs.replace(task, submit_first_at=now, submit_leased_until=sender.lease(now))
         sender.gates.begin(route_name)
         try:
-            known = await sender.store.run(Accept(task, None, asked))
+            known = await sender.accept(Accept(task, None, asked), may_wait=False)
             if known is not None and asked is not None:
                 await refuse_repeat(sender, known, asked)
         except BaseException:

@@ -90,7 +90,7 @@ class Api:
                 ],
                 problems=[
                     *("idempotency-key-busy", "too-large", "body-timeout"),
-                    *("invalid-input", "idempotency-key-reused", "upstream-refused"),
+                    *("invalid-input", "idempotency-key-reused", "upstream-refused", "submission-ambiguous"),
                 ],
             ),
             row(

@@ -7,7 +7,15 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from receiver.errors import InvalidInput, KeyBusy, ReceiverError, StoreUnavailable, Unauthorized, UpstreamRefused
+from receiver.errors import (
+    AnswerUnknown,
+    InvalidInput,
+    KeyBusy,
+    ReceiverError,
+    StoreUnavailable,
+    Unauthorized,
+    UpstreamRefused,
+)
 from receiver.web.asgi import written
 from receiver.web.limits import RateLimited
 
@@ -100,6 +108,14 @@ KINDS: Final[dict[str, Kind]] = {
         "The database could not commit. Nothing of this request was stored; try again after the time in `Retry-After`.",
         ("Retry-After",),
     ),
+    "submission-ambiguous": Kind(
+        504,
+        "Nobody can tell whether it was stored",
+        "The database went away in the middle of a commit. The task may be there, and is then sent later: ask for it "
+        "by the id in `Receiver-Task-Id`, or repeat the request under the same Idempotency-Key. Without one, do not "
+        "repeat it: it could be paid twice.",
+        ("X-Should-Retry", "Receiver-Task-Id"),
+    ),
     "method-not-allowed": Kind(
         405,
         "Not by this method",
@@ -134,6 +150,8 @@ def headers_of(error: ReceiverError) -> dict[str, str]:
             return {"www-authenticate": "Bearer"}
         case StoreUnavailable():
             return {"retry-after": "5"}
+        case AnswerUnknown():
+            return {"x-should-retry": "false", "receiver-task-id": error.task_id}
         case KeyBusy():
             return {"retry-after": "1"}
         case RateLimited():
@@ -153,6 +171,8 @@ def of(error: ReceiverError) -> Response:
             | ({"parameter": flaw.parameter} if flaw.parameter is not None else {})
             for flaw in error.flaws
         ]
+    if isinstance(error, AnswerUnknown):
+        more["task_id"] = error.task_id
     if isinstance(error, UpstreamRefused):
         status = error.status
         more |= {
