@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from receiver.ids import DeliveryId, ReplayId, TaskId
-    from receiver.records import Attempt, Delivery, Event, Health, Inbox, Refusal, Repeat, Replay, Task
+    from receiver.records import Attempt, Delivery, Event, Health, Inbox, Refusal, Repeat, Replay, Task, Window
     from receiver.store.dialect import Dialect, Session
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -60,6 +60,11 @@ class Statements:
         self.every_health = Prepared(select(*self.destinations.columns), core)
         own = schema.destinations.c.name == bindparam("name")
         self.own_health = Prepared(select(*self.destinations.columns).where(own).with_for_update(), core)
+        self.rates = Rows(records.Window, schema.rates, core)
+        # Whoever asks for starts takes them: no other process may count the same ones meanwhile.
+        self.rates_by_name = Prepared(
+            select(*self.rates.columns).where(dialect.among(schema.rates.c.name, "ids")).with_for_update(), core
+        )
         self.replays = Rows(records.Replay, schema.replays, core)
         self.replays_by_id = Prepared(
             select(*self.replays.columns).where(dialect.among(schema.replays.c.id, "ids")).with_for_update(), core
@@ -134,6 +139,7 @@ class Unit:
         self._deliveries = _Table(statements.deliveries)
         self._health: _Table[Health] | None = None
         self._owned: set[str] = set()
+        self._rates = _Table(statements.rates)
         self._replays = _Table(statements.replays)
         self._repeats = _Table(statements.repeats)
         self._inbox: list[Inbox] = []
@@ -283,6 +289,16 @@ class Unit:
         else:
             self._health.add(health)
 
+    def window(self, name: str) -> Window | None:
+        """What was started under a rate; the row is this transaction's until it ends."""
+        self._read(self._rates, self._statements.rates_by_name, [name])
+        return self._rates.known[name]
+
+    def put_window(self, window: Window) -> None:
+        """Stage what was started under a rate, new or changed."""
+        self.changes += 1
+        (self._rates.put if self.window(window.name) else self._rates.add)(window)
+
     def replay(self, replay_id: ReplayId) -> Replay | None:
         """The replay as this transaction sees it."""
         self._read(self._replays, self._statements.replays_by_id, [replay_id])
@@ -322,6 +338,7 @@ class Unit:
         self._tasks.known.clear()
         self._deliveries.known.clear()
         self._health = None
+        self._rates.known.clear()
         self._replays.known.clear()
         self._repeats.known.clear()
         changed: int = self._connection.execute(prepared.sql, prepared.values(**named)).rowcount
@@ -349,6 +366,7 @@ class Unit:
         self._write(s.refusals.insert.sql, s.refusals.encode, self._refusals)
         self._write(s.payload_add.sql, tuple, self._payloads)
         self._write(s.payload_drop.sql, tuple, self._dropped)
+        self._save(self._rates)
         self._save(self._replays)
         self._save(self._repeats)
         if self._health is not None:
