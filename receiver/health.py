@@ -4,6 +4,8 @@ So many failures in a row open its circuit: nothing is tried until the pause is 
 attempt) at a time. Each probe that fails doubles the pause, up to an hour; any success closes the circuit. A pause, by
 hand or because the destination answered that it is gone (410), ends only by hand. A failure is an attempt that did not
 succeed, whoever's fault it was: also a throttled one, since a 503 is how a service that is down answers.
+
+Whoever answers with a wait is left alone by all until it is over: neither a probe nor a hand goes past that.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec.structs import replace
+
+from receiver.retry import MAX_RETRY_AFTER
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -65,6 +69,7 @@ def after_attempt(
         now: when it ended.
         quiet: it was the delivery of an operator event, which causes none.
     """
+    health = held(health, result, now)
     if result.kind == "ok":
         return _after_success(health, result, quiet=quiet)
     failed = replace(
@@ -102,6 +107,18 @@ def _after_success(health: Health, result: Result, *, quiet: bool) -> Change:
     well = replace(_closed(health), state="active", consecutive_failures=0, announced=health.announced and quiet)
     why = f"{result.reason}, after {failures} failures in a row" if failures else result.reason
     return Change(well, told, why, logged)
+
+
+def held(health: Health, result: Result, now: datetime) -> Health:
+    """What a result asks of all that would be sent there: to wait, a day at most; the same object where it does not."""
+    wait = result.hold or (result.retry_after if result.kind == "throttled" else None)
+    until = now + min(wait or timedelta(0), MAX_RETRY_AFTER)
+    return replace(health, held_until=until) if until > max(now, health.held_until or now) else health
+
+
+def held_at(health: Health, now: datetime) -> datetime | None:
+    """Until when it is to be left alone; None where it is not."""
+    return health.held_until if health.held_until is not None and health.held_until > now else None
 
 
 def hold(health: Health, reason: str) -> Change:

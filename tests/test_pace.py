@@ -27,9 +27,7 @@ def most_in_a_span(starts: list[datetime], per: timedelta) -> int:
     st.sampled_from([timedelta(milliseconds=20), SECOND, timedelta(minutes=1), timedelta(hours=1)]),
     st.lists(st.tuples(st.floats(0, 1.5), st.integers(1, 20), st.floats(0, 0.5), st.floats(0, 1)), max_size=60),
 )
-def test_a_rate_holds_in_every_span(
-    count: int, per: timedelta, takers: list[tuple[float, int, float, float]]
-) -> None:
+def test_a_rate_holds_in_every_span(count: int, per: timedelta, takers: list[tuple[float, int, float, float]]) -> None:
     """However many ask, and whenever what they were granted begins, up to the time they named."""
     pace, now, starts = Pace.of(count, per), NOW, []
     for wait, wanted, allowed, late in takers:

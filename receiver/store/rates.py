@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Who asks for starts, and by when they will have been made; later than that nothing may begin."""
+class Paced:
+    """What asks for starts, and by when they will have been made; later than that nothing may begin."""
 
     rate: Rate
     now: datetime
@@ -29,16 +29,16 @@ class Starts:
     """What a rate has left, in this transaction."""
 
     unit: Unit
-    asked: Asked
+    paced: Paced
     pace: Pace
 
     @classmethod
-    def of(cls, unit: Unit, asked: Asked) -> Starts:
+    def of(cls, unit: Unit, paced: Paced) -> Starts:
         """Ask the row, which no other transaction has until this one ends."""
-        row = unit.window(asked.rate.name)
+        row = unit.window(paced.rate.name)
         starts = "[]" if row is None else row.starts
-        pace = Pace.of(asked.rate.count, asked.rate.per, starts)
-        found = cls(unit, asked, pace.at(asked.now))
+        pace = Pace.of(paced.rate.count, paced.rate.per, starts)
+        found = cls(unit, paced, pace.at(paced.now))
         if found.pace.runs[-1:] != pace.runs[-1:]:  # of a clock set back: brought nearer once, not again and again
             found._put()
         return found
@@ -46,18 +46,18 @@ class Starts:
     @property
     def free(self) -> int:
         """How many there are."""
-        return self.pace.free(self.asked.now)
+        return self.pace.free(self.paced.now)
 
     @property
     def next_at(self) -> datetime:
         """When there is one."""
-        return self.pace.next_at(self.asked.now)
+        return self.pace.next_at(self.paced.now)
 
     def take(self, count: int) -> None:
         """So many are made."""
         if count:
-            self.pace = self.pace.spend(self.asked.now, count, by=self.asked.by)
+            self.pace = self.pace.spend(self.paced.now, count, by=self.paced.by)
             self._put()
 
     def _put(self) -> None:
-        self.unit.put_window(Window(self.asked.rate.name, self.pace.starts))
+        self.unit.put_window(Window(self.paced.rate.name, self.pace.starts))

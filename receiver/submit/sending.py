@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from receiver.logs import Logger
     from receiver.records import Task
     from receiver.store import Store
+    from receiver.store.rates import Paced
     from receiver.submit.gates import Gates
     from receiver.submit.ops import Terms
     from receiver.upstream.base import Submission
@@ -80,12 +81,18 @@ class Sender:
         token = signing.mint(self.terms.signing_keys, task.id, task.callback_expires_at)
         return f"{self.terms.callback_base}/callbacks/{token}"
 
-    def start(self, task: Task, request: Callable[[], HttpRequest], *, may_wait: bool = True) -> asyncio.Task[Sent]:
+    def start(
+        self, task: Task, request: Callable[[], HttpRequest], paced: Paced | None = None, *, may_wait: bool = True
+    ) -> asyncio.Task[Sent]:
         """Send a task that is stored as `submitting`; its slot was taken by `gates.begin`.
 
-        `may_wait`: surely not taken, it goes (back) to the queue; else it is rejected.
+        Args:
+            task: as it was stored.
+            request: makes what is sent.
+            paced: the start of the rate that was granted with it.
+            may_wait: surely not taken, it goes (back) to the queue; else it is rejected.
         """
-        sending = asyncio.create_task(self._send(task, request, may_wait=may_wait), name=f"submit {task.id}")
+        sending = asyncio.create_task(self._send(task, request, paced, may_wait=may_wait), name=f"submit {task.id}")
         self._sending[sending] = task.id
         sending.add_done_callback(self._ended)
         return sending
@@ -106,16 +113,17 @@ class Sender:
         if not sending.cancelled() and (error := sending.exception()) is not None:
             self.log.error("submit.failed", error=repr(error))
 
-    async def _send(self, task: Task, request: Callable[[], HttpRequest], *, may_wait: bool) -> Sent:
+    async def _send(
+        self, task: Task, request: Callable[[], HttpRequest], paced: Paced | None, *, may_wait: bool
+    ) -> Sent:
         answer: Submission = Ambiguous("the sender ended before the answer")
         response: HttpResponse | None = None
         try:
             made = request()
-            try:
-                response = await self.egress.submit(made, timeout=self.terms.timeout)
-                answer = ROUTES[task.route].read_submission(response, now=self.clock())
-            except EgressError as error:
-                answer = Ambiguous(str(error)) if error.sent else NotTaken(str(error), None)
+            if paced is not None and self._is_late(paced):
+                answer = NotTaken("the store was slow, and its start of upstream.rate is over", None)
+            else:
+                response, answer = await self._called(task, made)
             code = None if response is None else upstream_code(response)
             kept = await self._keep(Answered(task, answer, code, self.clock(), self.terms, self.rules, may_wait))
             if kept.state == "pending":
@@ -123,6 +131,18 @@ class Sender:
             return Sent(answer, response, kept)
         finally:
             self.gates.end(task.route, answer)
+
+    def _is_late(self, paced: Paced) -> bool:
+        now = self.clock()
+        self.gates.haste.saw(paced.now, now)
+        return now > paced.by
+
+    async def _called(self, task: Task, made: HttpRequest) -> tuple[HttpResponse | None, Submission]:
+        try:
+            response = await self.egress.submit(made, timeout=self.terms.timeout)
+        except EgressError as error:
+            return None, Ambiguous(str(error)) if error.sent else NotTaken(str(error), None)
+        return response, ROUTES[task.route].read_submission(response, now=self.clock())
 
     async def _keep(self, op: Answered) -> Task:
         """Store the answer, however long the store is away; only then does anybody hear of it. The task as stored."""
