@@ -380,17 +380,6 @@ async def test_the_first_lanes_do_not_take_every_free_slot(store: Store) -> None
 # 4 -- rates ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_copy_whose_lease_ran_out_spends_no_rate(store: Store, target: Sink) -> None:
-    """What is not tried has not used its turn: at one an hour that would cost an hour."""
-    async with running(store, to(target.url, rate=(1, timedelta(hours=1)))) as room:
-        await until(lambda: room.deliverer.room("sink") > 0)
-        event = an_event(a_task("succeeded"))
-        stale = a_delivery(event, state="leased", lease_token=1, leased_until=clock() - timedelta(seconds=1))
-        room.deliverer.take([(stale, event)])
-        (delivery,) = await room.given()
-        assert await is_in(store, delivery, "delivered", 4.0)
-
-
 # 5 -- what is told --------------------------------------------------------------------------------------------------
 
 

@@ -261,7 +261,7 @@ async def test_a_faulty_op_fails_alone(store: Store) -> None:
             store.writer.run(Accept(twin, None)),  # its key is taken
         ]
     answers = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(answer).__name__ for answer in answers] == ["NoneType", "ValueError", "NoneType", "IntegrityError"]
+    assert [type(answer).__name__ for answer in answers] == ["Accepted", "ValueError", "Accepted", "IntegrityError"]
     assert rows_of(store, "SELECT count(*) FROM tasks") == [(2,)]
 
 
@@ -276,7 +276,7 @@ async def test_an_answer_that_is_an_error_spoils_nothing(store: Store) -> None:
         waiting = [store.writer.run(Accept(a_task(), None)), store.writer.run(Do(refuse))]
         waiting.append(store.writer.run(callback("tsk_nobody", "{}")))
     answers = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(answer).__name__ for answer in answers] == ["NoneType", "Conflict", "NotFound"]
+    assert [type(answer).__name__ for answer in answers] == ["Accepted", "Conflict", "NotFound"]
     assert store.writer.commits - before == 2
 
 
