@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_PAUSE: Final = timedelta(hours=1)
 """The longest pause of an open circuit (contract section 3, `circuit_pause`)."""
+SKEW: Final = timedelta(minutes=1)
+"""Clocks of instances, and the moments before a transaction, differ by less."""
 
 Told = Literal["destination.failing", "destination.paused", "destination.recovered"]
 
@@ -117,8 +119,16 @@ def held(health: Health, result: Result, now: datetime) -> Health:
 
 
 def held_at(health: Health, now: datetime) -> datetime | None:
-    """Until when it is to be left alone; None where it is not."""
-    return health.held_until if health.held_until is not None and health.held_until > now else None
+    """Until when it is to be left alone; None where it is not, or where only a clock set back could make it so."""
+    until = health.held_until
+    return until if until is not None and now < until <= now + MAX_RETRY_AFTER else None
+
+
+def next_at(health: Health, now: datetime) -> datetime | None:
+    """When it is tried next, where something but its rate keeps it waiting; None for now, or for nobody knows."""
+    if health.state == "paused":
+        return None
+    return max(filter(None, (held_at(health, now), health.next_try_at)), default=None)
 
 
 def hold(health: Health, reason: str) -> Change:
@@ -148,8 +158,13 @@ def unprobed(health: Health, now: datetime) -> Health:
     return replace(health, probe_id=None, probe_until=None, next_try_at=now)
 
 
-def probe_due_at(health: Health) -> datetime | None:
-    """When an open circuit may be probed: after its pause, and not while another probe is under way."""
+def probe_due_at(health: Health, now: datetime) -> datetime | None:
+    """When an open circuit may be probed: after its pause, and not while another probe is under way.
+
+    At once, where it failed at a time that is still to come: the clock was set back.
+    """
+    if health.last_error_at is not None and health.last_error_at > now + SKEW:
+        return now
     if health.probe_until is not None and (health.next_try_at is None or health.probe_until > health.next_try_at):
         return health.probe_until
     return health.next_try_at

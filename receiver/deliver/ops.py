@@ -98,7 +98,7 @@ class Claim(Reads):
             found += self._due(unit, limit - len(found), holding)
             upcoming = self._upcoming(unit)
         elif state.state == "open":
-            upcoming = health.probe_due_at(state)
+            upcoming = health.probe_due_at(state, self.now)
             if upcoming is None or upcoming <= self.now:
                 upcoming = None
                 for delivery in self._due(unit, min(1, limit - len(found)), holding):
