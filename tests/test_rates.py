@@ -329,9 +329,10 @@ def test_the_rate_makes_callers_and_the_queue_take_turns() -> None:
 def statements(store: Store) -> Iterator[list[str]]:
     """What the writer says to the database."""
     said: list[str] = []
-    store.writer._connection.set_trace_callback(said.append)
+    connection: Any = store.writer._connection
+    connection.set_trace_callback(said.append)
     yield said
-    store.writer._connection.set_trace_callback(None)
+    connection.set_trace_callback(None)
 
 
 async def test_without_a_rate_nothing_is_asked_of_it(store: Store, statements: list[str]) -> None:

@@ -103,7 +103,7 @@ class Claim(Reads):
                 upcoming = None
                 for delivery in self._due(unit, min(1, limit - len(found)), holding):
                     found.append(delivery)
-                    state = health.probe(state, delivery.id, self.lease_until)
+                    state = health.probe(unit.own_health(state.name), delivery.id, self.lease_until)
                     unit.put_health(state)
                     upcoming = self.lease_until
                 upcoming = upcoming or self._upcoming(unit)  # the pause is over, and nothing is due to probe with
@@ -248,10 +248,14 @@ class Attempted(Reads):
         return tried
 
     def _health(self, unit: Unit, terms: Terms, born: Born, *, quiet: bool) -> Change:
+        def of(before: Health) -> Change:
+            mine = self.delivery.id
+            return health.after_attempt(before, self.result, terms, delivery_id=mine, now=self.at, quiet=quiet)
+
         before = unit.health(self.delivery.destination)
-        change = health.after_attempt(
-            before, self.result, terms, delivery_id=self.delivery.id, now=self.at, quiet=quiet
-        )
+        if of(before).health is not before:  # only who changes it must have it to himself
+            before = unit.own_health(before.name)
+        change = of(before)
         _put(unit, before, change, self.rules, self.at, born)
         return change
 
@@ -311,7 +315,7 @@ class Heed(Reads):
 
     def apply(self, unit: Unit) -> Health:
         """Stage it; its health as it then is."""
-        before = unit.health(self.name)
+        before = unit.own_health(self.name)
         state = health.held(before, self.result, self.now)
         if state is not before:
             unit.put_health(state)
@@ -340,7 +344,7 @@ class HandBack(Reads):
                 given += 1
                 state = unit.health(delivery.destination)
                 if state.probe_id == delivery.id:
-                    unit.put_health(health.unprobed(state, self.now))
+                    unit.put_health(health.unprobed(unit.own_health(state.name), self.now))
         return given
 
 
@@ -409,7 +413,7 @@ class Turn(Reads):
 
     def apply(self, unit: Unit) -> Turned:
         """Stage it."""
-        before = unit.health(self.name)
+        before = unit.own_health(self.name)
         change = health.resume(before, "resumed by hand") if self.on else health.hold(before, "paused by hand")
         turned = Turned(change)
         _put(unit, before, change, self.rules, self.now, turned.born)

@@ -61,10 +61,8 @@ class Statements:
         own = schema.destinations.c.name == bindparam("name")
         self.own_health = Prepared(select(*self.destinations.columns).where(own).with_for_update(), core)
         self.rates = Rows(records.Window, schema.rates, core)
-        # Whoever asks for starts takes them: no other process may count the same ones meanwhile.
-        self.rates_by_name = Prepared(
-            select(*self.rates.columns).where(dialect.among(schema.rates.c.name, "ids")).with_for_update(), core
-        )
+        rated = dialect.among(schema.rates.c.name, "ids")
+        self.rates_by_name = Prepared(select(*self.rates.columns).where(rated).with_for_update(), core)
         self.replays = Rows(records.Replay, schema.replays, core)
         self.replays_by_id = Prepared(
             select(*self.replays.columns).where(dialect.among(schema.replays.c.id, "ids")).with_for_update(), core
@@ -251,14 +249,18 @@ class Unit:
         self.changes += 1
         self._attempts.append(attempt)
 
-    def health(self, name: str) -> Health:
-        """A destination's health; read for all of them at once, since they are few."""
+    def _healths(self) -> _Table[Health]:
+        """Read for all of them at once, since they are few."""
         if self._health is None:
             statements = self._statements
             self._health = _Table(statements.destinations)
             found = self._connection.execute(statements.every_health.sql)
             self._health.learn(statements.destinations.decode_all(found))
-        return self._health.known.get(name) or records.Health(name)
+        return self._health
+
+    def health(self, name: str) -> Health:
+        """A destination's health."""
+        return self._healths().known.get(name) or records.Health(name)
 
     def own_health(self, name: str) -> Health:
         """A destination's health for one who will change it: nobody else does until the commit."""
@@ -267,27 +269,19 @@ class Unit:
             return health
         self._owned.add(name)
         own = self._statements.own_health
-        assert self._health is not None  # noqa: S101 -- just read
-        self._health.learn(
-            self._statements.destinations.decode_all(self._connection.execute(own.sql, own.values(name=name)))
-        )
+        found = self._connection.execute(own.sql, own.values(name=name))
+        self._healths().learn(self._statements.destinations.decode_all(found))
         return self.health(name)
 
     def every_health(self) -> list[Health]:
         """Of all that have a row."""
-        self.health("")
-        assert self._health is not None  # noqa: S101 -- just read
-        return [health for health in self._health.known.values() if health is not None]
+        return [health for health in self._healths().known.values() if health is not None]
 
     def put_health(self, health: Health) -> None:
         """Stage a destination's health."""
         self.changes += 1
-        self.health(health.name)
-        assert self._health is not None  # noqa: S101 -- just read
-        if health.name in self._health.known:
-            self._health.put(health)
-        else:
-            self._health.add(health)
+        table = self._healths()
+        (table.put if health.name in table.known else table.add)(health)
 
     def window(self, name: str) -> Window | None:
         """What was started under a rate; the row is this transaction's until it ends."""
@@ -335,12 +329,9 @@ class Unit:
         """A statement that changes rows by itself; how many. What was read before is forgotten."""
         self.flush()
         self.changes += 1
-        self._tasks.known.clear()
-        self._deliveries.known.clear()
         self._health = None
-        self._rates.known.clear()
-        self._replays.known.clear()
-        self._repeats.known.clear()
+        for table in (self._tasks, self._deliveries, self._rates, self._replays, self._repeats):
+            table.known.clear()
         changed: int = self._connection.execute(prepared.sql, prepared.values(**named)).rowcount
         return changed
 
