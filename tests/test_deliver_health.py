@@ -62,7 +62,7 @@ async def test_an_outage_costs_a_probe_at_a_time(store: Store, target: Sink) -> 
     async with running(store, to(target.url, schedule=LONG, terms=SHORT, max_concurrency=1), rules=rules) as room:
         made = await room.given(count=30)
         state = await room.is_in_state("open")
-        assert state.consecutive_failures == 2
+        assert state.consecutive_failures >= 2
         assert state.last_error == "it answered 500"
         for delivery in made:
             await room.until(delivery, "delivered")

@@ -78,6 +78,8 @@ class Claim(Reads):
     def apply(self, unit: Unit) -> Claimed:
         """Lease them."""
         state = unit.health(self.destination) if self.has_health else None
+        if state is not None and state.state == "open":
+            state = unit.own_health(self.destination)  # there is one probe, whoever makes it
         if state is not None and (until := health.held_at(state, self.now)) is not None:
             return Claimed([], until, state)
         if self.paced is None:
@@ -103,7 +105,7 @@ class Claim(Reads):
                 upcoming = None
                 for delivery in self._due(unit, min(1, limit - len(found)), holding):
                     found.append(delivery)
-                    state = health.probe(unit.own_health(state.name), delivery.id, self.lease_until)
+                    state = health.probe(state, delivery.id, self.lease_until)
                     unit.put_health(state)
                     upcoming = self.lease_until
                 upcoming = upcoming or self._upcoming(unit)  # the pause is over, and nothing is due to probe with
