@@ -119,11 +119,11 @@ async def hello() -> AsyncIterator[Served]:
 
 
 @contextlib.asynccontextmanager
-async def receiver(tasks: int, config: str) -> AsyncIterator[Served]:
-    """The installed program with `tasks` submitted tasks waiting for their callback."""
+async def receiver(tasks: int, config: str, database: str | None = None) -> AsyncIterator[Served]:
+    """The installed program with `tasks` submitted tasks waiting for their callback, in a new file or in `database`."""
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
-        database = f"sqlite:///{folder}/receiver.db"
+        database = database or f"sqlite:///{folder}/receiver.db"
         callbacks = await prepare(database, tasks, port)
         (folder / "config.toml").write_text(
             f'[server]\npublic_url = "http://127.0.0.1:{port}"\nport = {port}\n[database]\nurl = "{database}"\n'

@@ -4,6 +4,8 @@ So many failures in a row open its circuit: nothing is tried until the pause is 
 attempt) at a time. Each probe that fails doubles the pause, up to an hour; any success closes the circuit. A pause, by
 hand or because the destination answered that it is gone (410), ends only by hand. A failure is an attempt that did not
 succeed, whoever's fault it was: also a throttled one, since a 503 is how a service that is down answers.
+
+Whoever answers with a wait is left alone by all until it is over: neither a probe nor a hand goes past that.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec.structs import replace
 
+from receiver.retry import MAX_RETRY_AFTER
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_PAUSE: Final = timedelta(hours=1)
 """The longest pause of an open circuit (contract section 3, `circuit_pause`)."""
+SKEW: Final = timedelta(minutes=1)
+"""Clocks of instances, and the moments before a transaction, differ by less."""
 
 Told = Literal["destination.failing", "destination.paused", "destination.recovered"]
 
@@ -65,6 +71,7 @@ def after_attempt(
         now: when it ended.
         quiet: it was the delivery of an operator event, which causes none.
     """
+    health = held(health, result, now)
     if result.kind == "ok":
         return _after_success(health, result, quiet=quiet)
     failed = replace(
@@ -104,6 +111,26 @@ def _after_success(health: Health, result: Result, *, quiet: bool) -> Change:
     return Change(well, told, why, logged)
 
 
+def held(health: Health, result: Result, now: datetime) -> Health:
+    """What a result asks of all that would be sent there: to wait, a day at most; the same object where it does not."""
+    wait = result.hold or (result.retry_after if result.kind == "throttled" else None)
+    until = now + min(wait or timedelta(0), MAX_RETRY_AFTER)
+    return replace(health, held_until=until) if until > max(now, health.held_until or now) else health
+
+
+def held_at(health: Health, now: datetime) -> datetime | None:
+    """Until when it is to be left alone; None where it is not, or where only a clock set back could make it so."""
+    until = health.held_until
+    return until if until is not None and now < until <= now + MAX_RETRY_AFTER else None
+
+
+def next_at(health: Health, now: datetime) -> datetime | None:
+    """When it is tried next, where something but its rate keeps it waiting; None for now, or for nobody knows."""
+    if health.state == "paused":
+        return None
+    return max(filter(None, (held_at(health, now), health.next_try_at)), default=None)
+
+
 def hold(health: Health, reason: str) -> Change:
     """Pause it by hand; nothing changes where it is paused already."""
     if health.state == "paused":
@@ -131,8 +158,13 @@ def unprobed(health: Health, now: datetime) -> Health:
     return replace(health, probe_id=None, probe_until=None, next_try_at=now)
 
 
-def probe_due_at(health: Health) -> datetime | None:
-    """When an open circuit may be probed: after its pause, and not while another probe is under way."""
+def probe_due_at(health: Health, now: datetime) -> datetime | None:
+    """When an open circuit may be probed: after its pause, and not while another probe is under way.
+
+    At once, where it failed at a time that is still to come: the clock was set back.
+    """
+    if health.last_error_at is not None and health.last_error_at > now + SKEW:
+        return now
     if health.probe_until is not None and (health.next_try_at is None or health.probe_until > health.next_try_at):
         return health.probe_until
     return health.next_try_at

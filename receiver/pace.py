@@ -1,40 +1,126 @@
 """A rate such as `10/s`, kept by counting starts. Pure: it is told the time.
 
 A window and no bucket: one that refills lets twice as many through in an unlucky span, and whoever named the limit
-counts like the window.
+counts like the window. What counts is a value, `Pace`; where several processes keep one rate it is a row, and whoever
+takes starts from it says by when they will have been made: that is the time they count from. It is rounded up to a
+64th of the span, so a value stays small, and nothing is ever free too soon.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import deque
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from math import ceil
+from typing import Final
 
-if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+import msgspec
+
+PARTS: Final = 64
+AHEAD: Final = timedelta(seconds=10)
+"""A start is never granted for longer than this, or one span; one that counts from later is of a clock set back."""
+_MS: Final = timedelta(milliseconds=1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+Runs = tuple[tuple[int, int], ...]
+"""Starts by the time they count from: Unix milliseconds and how many, oldest first."""
+_RUNS: Final = msgspec.json.Decoder(Runs)
 
 
-class Pace:
-    """Never more than so many starts in any span of that length, bursts included."""
+class Rate(msgspec.Struct, frozen=True):
+    """So many starts in so long, and the name under which they are counted: `upstream`, `destination:crm`."""
 
-    def __init__(self, count: float, per: timedelta) -> None:
-        """Nothing started yet; a fraction of an attempt is one attempt in a longer span."""
+    name: str
+    count: float
+    per: timedelta
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """Never more than `count` starts in any span of `per` milliseconds, bursts included.
+
+    Attributes:
+        runs: what was started.
+    """
+
+    count: int
+    per: int
+    runs: Runs = ()
+
+    @classmethod
+    def of(cls, count: float, per: timedelta, starts: str | bytes = "[]") -> Pace:
+        """The pace of a rate, and what was started as `starts` kept it; a fraction is one start in a longer span.
+
+        Raises:
+            msgspec.DecodeError: this is not what `starts` writes.
+        """
         whole = max(1, int(count))
-        self._per = per * (whole / count)
-        self._starts: deque[datetime] = deque(maxlen=whole)
+        return cls(whole, max(1, ceil(per * (whole / count) / _MS)), _RUNS.decode(starts))
+
+    @property
+    def starts(self) -> str:
+        """What was started, as JSON text."""
+        return msgspec.json.encode(self.runs).decode()
+
+    def at(self, now: datetime) -> Pace:
+        """As it counts from now on: without what is over. What counts from an impossible time is brought nearer."""
+        over = _floor(now) - self.per
+        runs = tuple([run for run in self.runs if run[0] > over])
+        latest = over + self.per + max(self.per, AHEAD // _MS)
+        if runs and runs[-1][0] > latest:
+            nearer: Counter[int] = Counter()
+            for at, count in runs:
+                nearer[min(at, latest)] += count
+            runs = tuple(nearer.items())
+        return Pace(self.count, self.per, runs)
 
     def free(self, now: datetime) -> int:
         """How many may start now."""
-        # By place, not by walking: `room` asks from the writer's thread, while the loop spends.
-        starts = self._starts
-        return (starts.maxlen or 1) - bisect_right(starts, now) + bisect_right(starts, now - self._per)
+        ms = _floor(now)
+        return max(0, self.count - sum([count for at, count in self.runs if at + self.per > ms]))
 
     def next_at(self, now: datetime) -> datetime:
         """When one may start next."""
-        return now if self.free(now) > 0 else self._starts[0] + self._per
+        if self.free(now) > 0:
+            return now
+        runs, ms = self.at(now).runs, _floor(now)
+        used = sum([count for _, count in runs])
+        for at, count in runs:
+            used, ms = used - count, at + self.per
+            if used < self.count:
+                break
+        return _EPOCH + ms * _MS
 
-    def spend(self, now: datetime) -> None:
-        """One starts."""
-        if self._starts and self._starts[-1] > now:  # the clock was set back: they would count until it is there again
-            self._starts = deque(maxlen=self._starts.maxlen)
-        self._starts.append(now)
+    def spend(self, now: datetime, count: int = 1, *, by: datetime | None = None) -> Pace:
+        """So many start now, or will have started `by` then."""
+        grain = max(1, self.per // PARTS) * _MS
+        ms = -((_EPOCH - (by or now)) // grain) * (grain // _MS)
+        runs = Counter(dict(self.at(now).runs))
+        runs[ms] += count
+        return Pace(self.count, self.per, tuple(sorted(runs.items())))
+
+
+@dataclass
+class Haste:
+    """By when what is granted now will have been started here: a guess, from how long it took of late.
+
+    Too short a guess loses the starts, since what is late is not begun; too long a one leaves the window unused.
+
+    Attributes:
+        lag: seconds from the asking to the start, as they were seen; a slow one is forgotten slowly.
+    """
+
+    lag: float = 0.1
+
+    def by(self, rate: Rate, now: datetime) -> datetime:
+        """By when."""
+        least = min(rate.per.total_seconds() / 16, 0.25)
+        most = max(rate.per, AHEAD).total_seconds()
+        return now + timedelta(seconds=min(max(3 * self.lag, least), most))
+
+    def saw(self, asked_at: datetime, began_at: datetime) -> None:
+        """What was asked for then could begin then."""
+        self.lag = max((began_at - asked_at).total_seconds(), 0.8 * self.lag)
+
+
+def _floor(now: datetime) -> int:
+    return (now - _EPOCH) // _MS

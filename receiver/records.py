@@ -251,6 +251,7 @@ class Health(msgspec.Struct, frozen=True):
         announced: its outage has been told of, so its end is to be told, too.
         reason: why it is paused.
         missing_since_at: since when it is not in the configuration, and something still waits for it.
+        held_until: it asked to be left alone until then; nothing at all is sent before, not even by hand.
     """
 
     name: str
@@ -266,6 +267,19 @@ class Health(msgspec.Struct, frozen=True):
     announced: bool = False
     reason: str | None = None
     missing_since_at: datetime | None = None
+    held_until: datetime | None = None
+
+
+class Window(msgspec.Struct, frozen=True):
+    """What was started under a rate, by all processes together.
+
+    Attributes:
+        name: whose rate: `upstream`, `destination:crm`.
+        starts: what still counts, as `pace.Pace.starts` writes it.
+    """
+
+    name: str
+    starts: str
 
 
 class Replay(msgspec.Struct, frozen=True):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import threading
 import time
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -19,7 +17,6 @@ from receiver.health import Terms
 from receiver.ids import DeliveryId
 from receiver.ingest import Born
 from receiver.ingest.record import record
-from receiver.pace import Pace
 from receiver.records import Health
 from receiver.retry import Result
 from receiver.routing import OWN_CALLBACK, Rule
@@ -381,63 +378,6 @@ async def test_the_first_lanes_do_not_take_every_free_slot(store: Store) -> None
 
 
 # 4 -- rates ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_pace_may_be_asked_from_the_writers_thread() -> None:
-    """`room` is asked on the writer's thread while the loop spends: an error there fails the op of a callback."""
-    pace, stop, faults = Pace(200, timedelta(seconds=1)), threading.Event(), []
-    at = [NOW + timedelta(milliseconds=n) for n in range(100_000)]
-
-    def ask() -> None:
-        while not stop.is_set():
-            try:
-                pace.free(at[-1])
-            except RuntimeError as error:
-                faults.append(error)
-                return
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        for one in at:
-            pace.spend(one)
-            if faults:
-                break
-    finally:
-        stop.set()
-        asking.join()
-        sys.setswitchinterval(interval)
-    assert faults == []
-
-
-def test_a_large_rate_costs_no_more_than_a_small_one() -> None:
-    """`100000/h` is asked at every birth and every start."""
-    pace = Pace(100_000, timedelta(hours=1))
-    for n in range(100_000):
-        pace.spend(NOW + timedelta(milliseconds=n))
-    began = time.perf_counter()
-    pace.free(NOW + timedelta(seconds=101))
-    assert time.perf_counter() - began < 0.001
-
-
-def test_a_clock_that_steps_back_does_not_stop_a_rate() -> None:
-    """NTP sets the clock back an hour: `1/s` goes on."""
-    pace = Pace(1, timedelta(seconds=1))
-    pace.spend(NOW)
-    assert pace.next_at(NOW - timedelta(hours=1)) <= NOW - timedelta(hours=1) + timedelta(seconds=1)
-
-
-async def test_a_copy_whose_lease_ran_out_spends_no_rate(store: Store, target: Sink) -> None:
-    """What is not tried has not used its turn: at one an hour that would cost an hour."""
-    async with running(store, to(target.url, rate=(1, timedelta(hours=1)))) as room:
-        await until(lambda: room.deliverer.room("sink") > 0)
-        event = an_event(a_task("succeeded"))
-        stale = a_delivery(event, state="leased", lease_token=1, leased_until=clock() - timedelta(seconds=1))
-        room.deliverer.take([(stale, event)])
-        (delivery,) = await room.given()
-        assert await is_in(store, delivery, "delivered", 4.0)
 
 
 # 5 -- what is told --------------------------------------------------------------------------------------------------

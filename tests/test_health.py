@@ -70,22 +70,22 @@ def test_a_probe_that_fails_doubles_the_pause_up_to_an_hour() -> None:
     for _ in range(9):
         now = health.probe(now, MINE, NOW + timedelta(seconds=30))
         assert after(now, BAD, delivery=OTHER).health.next_try_at == now.next_try_at
-        assert health.probe_due_at(now) == max(NOW + timedelta(seconds=30), now.next_try_at or NOW)
+        assert health.probe_due_at(now, NOW) == max(NOW + timedelta(seconds=30), now.next_try_at or NOW)
         now = after(now, BAD).health
         assert (now.probe_id, now.probe_until) == (None, None)
         assert now.next_try_at is not None
         waits.append((now.next_try_at - NOW).total_seconds())
     assert waits == [120, 240, 480, 960, 1920, 3600, 3600, 3600, 3600]
-    assert health.probe_due_at(now) == now.next_try_at == NOW + MAX_PAUSE
+    assert health.probe_due_at(now, NOW) == now.next_try_at == NOW + MAX_PAUSE
 
 
 def test_a_probe_is_made_one_at_a_time() -> None:
     """While one is under way no other is due; one that was given back untried makes room at once."""
     now = health.probe(opened(), MINE, NOW + timedelta(minutes=5))
-    assert health.probe_due_at(now) == NOW + timedelta(minutes=5)
+    assert health.probe_due_at(now, NOW) == NOW + timedelta(minutes=5)
     back = health.unprobed(now, NOW)
-    assert (back.probe_id, health.probe_due_at(back)) == (None, NOW)
-    assert health.probe_due_at(replace(now, next_try_at=None)) == now.probe_until
+    assert (back.probe_id, health.probe_due_at(back, NOW)) == (None, NOW)
+    assert health.probe_due_at(replace(now, next_try_at=None), NOW) == now.probe_until
 
 
 def test_an_open_circuit_waits_as_long_as_it_was_asked_to() -> None:
@@ -173,3 +173,54 @@ def test_what_is_told_makes_sense(steps: list[tuple[Result, bool, str]]) -> None
         now = change.health
         assert (now.state == "open") == (now.next_try_at is not None) == (now.opened_at is not None)
         assert (now.state == "paused") == (now.reason is not None)
+
+
+# -- to be left alone --------------------------------------------------------------------------------------------------
+
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("result", "wait"),
+    [
+        (Result("throttled", "429", retry_after=MINUTE), MINUTE),
+        (Result("throttled", "429"), None),
+        (Result("throttled", "429", retry_after=timedelta(0)), None),
+        (Result("throttled", "429", retry_after=timedelta(days=9)), timedelta(days=1)),
+        (Result("transient", "500", retry_after=MINUTE), None),
+        (Result("ok", "200", hold=MINUTE), MINUTE),
+        (Result("permanent", "404", hold=MINUTE), MINUTE),
+        (Result("throttled", "429", retry_after=timedelta(hours=1), hold=MINUTE), MINUTE),
+    ],
+)
+def test_an_answer_that_names_a_wait_holds_all(result: Result, wait: timedelta | None) -> None:
+    """A throttled one, and any that says so; a day at most."""
+    for now in (health.held(Health("sink"), result, NOW), after(Health("sink"), result).health):
+        assert now.held_until == (None if wait is None else NOW + wait)
+        assert health.held_at(now, NOW) == now.held_until
+        assert health.held_at(now, NOW + (wait or MINUTE)) is None
+
+
+def test_a_wait_is_only_ever_over_by_time() -> None:
+    """Neither a success that was under way, nor a shorter wait, nor a hand ends it."""
+    now = after(Health("sink"), Result("throttled", "429", retry_after=10 * MINUTE)).health
+    assert after(now, OK, Result("throttled", "429", retry_after=MINUTE)).health.held_until == NOW + 10 * MINUTE
+    assert health.resume(health.hold(now, "by hand").health, "by hand").health.held_until == NOW + 10 * MINUTE
+    assert after(Health("sink", held_until=NOW), OK).health == Health("sink", held_until=NOW)
+
+
+def test_it_is_tried_next_when_all_that_holds_it_is_over() -> None:
+    """Its wait and its circuit's pause; of a pause by hand nobody knows the end."""
+    assert health.next_at(Health("sink"), NOW) is None
+    assert health.next_at(opened(), NOW) == NOW + TERMS.pause
+    assert health.next_at(replace(opened(), held_until=NOW + 5 * MINUTE), NOW) == NOW + 5 * MINUTE
+    assert health.next_at(Health("sink", held_until=NOW + MINUTE), NOW) == NOW + MINUTE
+    assert health.next_at(health.hold(opened(), "by hand").health, NOW) is None
+
+
+def test_a_clock_set_back_neither_keeps_a_circuit_open_nor_a_wait() -> None:
+    """What failed at a time to come did fail, and its pause has begun; nobody asks for more than a day."""
+    assert health.probe_due_at(opened(), NOW - timedelta(hours=5)) == NOW - timedelta(hours=5)
+    assert health.probe_due_at(opened(), NOW - timedelta(seconds=30)) == NOW + TERMS.pause
+    held = Health("sink", held_until=NOW + MINUTE)
+    assert health.held_at(held, NOW - timedelta(days=2)) is None

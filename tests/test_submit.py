@@ -213,7 +213,7 @@ async def test_what_waits_is_claimed_in_order_up_to_the_first_that_must_wait(sto
     other = a_task("pending", route=V2V)
     await put(store, *tasks, other)
     claim = Claim(store, PRO, 8, later(10), later(70))
-    claimed, due = await store.run(claim)
+    claimed, due, _ = await store.run(claim)
     assert [task.id for task, _ in claimed] == [tasks[0].id, tasks[1].id]
     assert due == later(30)
     assert [task.id for task, _ in (await store.run(dataclasses.replace(claim, route=V2V)))[0]] == [other.id]
@@ -223,7 +223,7 @@ async def test_a_claim_takes_the_whole_body_and_a_lease(store: Store) -> None:
     """What the row abridges is sent whole; the first try is noted once."""
     task = a_task("pending", submit_first_at=None)
     await store.run(Accept(task, b'{"whole":true}'))
-    ((claimed, body),), due = await store.run(Claim(store, PRO, 1, later(10), later(70)))
+    ((claimed, body),), due, _ = await store.run(Claim(store, PRO, 1, later(10), later(70)))
     assert (claimed.state, claimed.submit_leased_until, claimed.submit_first_at) == ("submitting", later(70), later(10))
     assert (body, due) == (b'{"whole":true}', None)
     assert (await store.run(Claim(store, PRO, 1, later(10), later(70))))[0] == []
@@ -241,7 +241,7 @@ async def test_one_task_is_claimed_by_one(store: Store) -> None:
 async def test_a_limit_leaves_the_rest_due(store: Store) -> None:
     """The claim says that there is more."""
     await put(store, *(a_task("pending", created_at=later(n)) for n in range(3)))
-    claimed, due = await store.run(Claim(store, PRO, 2, later(10), later(60)))
+    claimed, due, _ = await store.run(Claim(store, PRO, 2, later(10), later(60)))
     assert (len(claimed), due) == (2, NOW)
 
 

@@ -50,17 +50,20 @@ def refused(make: Any) -> RateLimited:
 
 
 def test_a_key_has_its_rate_and_no_other_s() -> None:
-    """So many in any window; then `retry_after` says in whole seconds when the next may come, and it is true."""
+    """So many in any window; then `retry_after` says in whole seconds when the next may come, and it is true.
+
+    What is counted is rounded up to a 64th of the window: of ten seconds that is 0.16.
+    """
     clock = Clock()
     limit = Limits((3, timedelta(seconds=10)), clock)
     for _ in range(3):
         limit.spend(0)
         clock.pass_by(1)
     limit.spend(1)
-    assert refused(lambda: limit.spend(0)).retry_after == 7
+    assert refused(lambda: limit.spend(0)).retry_after in {7, 8}
     clock.pass_by(6.5)
     assert refused(lambda: limit.spend(0)).retry_after == 1
-    clock.pass_by(0.5)
+    clock.pass_by(0.66)
     limit.spend(0)
 
 
@@ -78,13 +81,14 @@ def test_a_refused_request_costs_nothing() -> None:
     assert heard >= 9
 
 
-def test_a_rate_of_very_many_is_counted_in_shorter_spans() -> None:
-    """The same in the long run; what is remembered of a key is bounded."""
+def test_a_rate_of_very_many_is_as_small_as_any() -> None:
+    """What is remembered of a key is bounded, and quick to ask."""
     clock = Clock()
     limit = Limits((1_000_000, timedelta(hours=1)), clock)
-    for _ in range(limits.COUNTED):
+    for _ in range(5_000):
         limit.spend(0)
-    assert refused(lambda: limit.spend(0)).retry_after == 36
+        clock.pass_by(0.7)
+    assert len(limit._spent[0].runs) <= 66
 
 
 def test_without_a_rate_nobody_is_refused() -> None:
@@ -102,12 +106,12 @@ def test_wrong_keys_are_heard_so_often() -> None:
     limit.check_address("10.0.0.1", 0)
     for _ in range(count):
         limit.check_address("10.0.0.1", None)
-    assert refused(lambda: limit.check_address("10.0.0.1", None)).retry_after == per.total_seconds()
-    assert refused(lambda: limit.check_address("10.0.0.1", 1)).retry_after == per.total_seconds()
+    assert refused(lambda: limit.check_address("10.0.0.1", None)).retry_after <= per.total_seconds() + 1
+    assert refused(lambda: limit.check_address("10.0.0.1", 1)).retry_after <= per.total_seconds() + 1
     limit.check_address("10.0.0.1", 0)  # it was good from there before
     limit.check_address("10.0.0.2", 1)  # and others are not held to account
     limit.check_address("10.0.0.2", None)
-    clock.pass_by(per.total_seconds())
+    clock.pass_by(per.total_seconds() * 65 / 64)
     limit.check_address("10.0.0.1", 1)
 
 
@@ -153,11 +157,11 @@ async def test_a_key_that_asks_too_much_is_told_when_to_come_again(slow: World) 
         assert (await slow.api.get("/tasks")).status_code == 200
     answer = await slow.api.post("/tasks", json={"route": PRO, "input": body_of(PRO, script())})
     is_problem(answer, 429, "rate-limited")
-    assert 3590 < int(answer.headers["retry-after"]) <= 3600
+    assert 3590 < int(answer.headers["retry-after"]) <= 3660
     answer = await slow.api.post(f"{root(slow)}/{PRO}", json=body_of(PRO, script()))
     assert answer.status_code == 429
     assert answer.json()["error"]["code"] == "rate-limited"
-    assert 3590 < int(answer.headers["retry-after"]) <= 3600
+    assert 3590 < int(answer.headers["retry-after"]) <= 3660
     for path in ("/metrics", "/livez", "/openapi.json", "/docs"):
         assert (await slow.api.get(f"{root(slow)}{path}")).status_code == 200
     assert (await slow.call_back(task_id, {"code": 200, "msg": "", "data": {}})).status_code == 200
@@ -179,7 +183,7 @@ async def test_nobody_guesses_at_full_speed(slow: World) -> None:
         for key in ("one-more", OTHER_KEY):
             answer = await ask(key)
             is_problem(answer, 429, "rate-limited")
-            assert 1 <= int(answer.headers["retry-after"]) <= 60
+            assert 1 <= int(answer.headers["retry-after"]) <= 61
         assert (await stranger.get(f"{root(slow)}/api/v1/tasks")).status_code == 401  # no key is no guess
     assert (await slow.api.get("/tasks")).status_code == 200
 

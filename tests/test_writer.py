@@ -261,7 +261,7 @@ async def test_a_faulty_op_fails_alone(store: Store) -> None:
             store.writer.run(Accept(twin, None)),  # its key is taken
         ]
     answers = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(answer).__name__ for answer in answers] == ["NoneType", "ValueError", "NoneType", "IntegrityError"]
+    assert [type(answer).__name__ for answer in answers] == ["Accepted", "ValueError", "Accepted", "IntegrityError"]
     assert rows_of(store, "SELECT count(*) FROM tasks") == [(2,)]
 
 
@@ -276,7 +276,7 @@ async def test_an_answer_that_is_an_error_spoils_nothing(store: Store) -> None:
         waiting = [store.writer.run(Accept(a_task(), None)), store.writer.run(Do(refuse))]
         waiting.append(store.writer.run(callback("tsk_nobody", "{}")))
     answers = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(answer).__name__ for answer in answers] == ["NoneType", "Conflict", "NotFound"]
+    assert [type(answer).__name__ for answer in answers] == ["Accepted", "Conflict", "NotFound"]
     assert store.writer.commits - before == 2
 
 
@@ -542,16 +542,16 @@ async def test_a_lookup_that_outlived_its_lease_may_still_end_the_task(store: St
 async def test_a_late_word_about_a_key_is_not_for_the_task_that_has_it_now(store: Store) -> None:
     """Its first task was rejected and the key forgotten; another was taken under it, and must not be paid again."""
     asked, first, second = Asked("k" * 64, "r" * 64), a_task("rejected"), a_task()
-    assert await store.run(Accept(first, None, asked)) is None
+    assert (await store.run(Accept(first, None, asked))).known is None
     await store.run(Forget(asked.key, first.id))
-    assert await store.run(Accept(second, None, asked)) is None
+    assert (await store.run(Accept(second, None, asked))).known is None
     await store.run(Forget(asked.key, first.id))
     await store.run(KeepAnswer(asked.key, first.id, 429, None, b"come again"))
-    known = await store.run(Accept(a_task(), None, asked))
+    known = (await store.run(Accept(a_task(), None, asked))).known
     assert known is not None
     assert (known.task_id, known.status) == (second.id, None)
     await store.run(KeepAnswer(asked.key, second.id, 200, None, b"taken"))
     await store.run(KeepAnswer(asked.key, second.id, 504, None, b"later"))
-    again = await store.run(Accept(a_task(), None, asked))
+    again = (await store.run(Accept(a_task(), None, asked))).known
     assert again is not None
     assert (again.status, again.body) == (200, b"taken")

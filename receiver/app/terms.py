@@ -8,7 +8,7 @@ from receiver import deliver, health
 from receiver.destinations import KINDS
 from receiver.destinations.webhook import WebhookOptions
 from receiver.ingest import Polling
-from receiver.pace import Pace
+from receiver.pace import Rate
 from receiver.routing import OWN_CALLBACK, Rule
 from receiver.submit import Gates, Terms
 
@@ -110,5 +110,5 @@ def terms(config: Config) -> Terms:
 def gates(config: Config, clock: Callable[[], datetime]) -> Gates:
     """Who may submit, and when."""
     given = config.upstream
-    pace = None if given.rate is None else Pace(given.rate.count, given.rate.per)
-    return Gates(clock, given.max_concurrency, given.submit_retry, pace)
+    rate = None if given.rate is None else Rate("upstream", given.rate.count, given.rate.per)
+    return Gates(clock, given.max_concurrency, given.submit_retry, rate)

@@ -50,11 +50,13 @@ async def attempt(
     try:
         steps = destination.kind.flow(event, destination.options_for(delivery), now=now, home=destination.home)
         request = next(steps)
-        while True:
+        for _ in range(destination.kind.steps):
             response = await egress.deliver(
                 request, timeout=destination.timeout, allow_private=destination.allow_private
             )
             request = steps.send(response)
+        fault = f"a fault of the kind {destination.kind.name}: more than its {destination.kind.steps} requests"
+        return Outcome(request, response, Result("transient", fault))
     except StopIteration as done:
         return Outcome(request, response, done.value)
     except EgressError as error:
@@ -71,8 +73,8 @@ async def sample(
     clock: Callable[[], datetime],
     entropy: Callable[[int], bytes],
     log: Logger,
-) -> Attempt:
-    """Send a sample event; the attempt, which belongs to no delivery and is not stored."""
+) -> tuple[Attempt, Result]:
+    """Send a sample event; the attempt, which belongs to no delivery and is not stored, and what the answer means."""
     started = clock()
     ms = int(started.timestamp() * 1000)
     event = sample_event(event_id=ids.event_id(ms, entropy(10)), now=started)
@@ -88,7 +90,8 @@ async def sample(
     outcome = await attempt(egress, destination, delivery, event, started, log)
     decision = Decision("delivered" if outcome.result.kind == "ok" else "dead", None, outcome.result.reason)
     attempt_id = ids.attempt_id(ms, entropy(10))
-    return recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=clock())
+    made = recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=clock())
+    return made, outcome.result
 
 
 def recorded(

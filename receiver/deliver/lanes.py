@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from receiver.pace import Pace
+from receiver.pace import Haste, Rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from receiver.health import Terms
     from receiver.ids import DeliveryId
     from receiver.lifecycle import HealthState
-    from receiver.records import Delivery, Event
+    from receiver.records import Delivery, Event, Health
 
 HANDED_PER_SLOT = 4
 """Deliveries that may wait in memory for each slot of a lane; more stay in the store until there is room."""
@@ -50,9 +50,19 @@ class Destination:
     home: str | None = None
 
     @property
+    def attempt_for(self) -> timedelta:
+        """The longest an attempt takes."""
+        return timedelta(seconds=self.timeout * self.kind.steps)
+
+    @property
     def lease_for(self) -> timedelta:
         """Long enough for those ahead in memory and for itself."""
-        return timedelta(seconds=(HANDED_PER_SLOT + 2) * self.timeout + 30)
+        return (HANDED_PER_SLOT + 2) * self.attempt_for + timedelta(seconds=30)
+
+    @property
+    def window(self) -> Rate | None:
+        """Its rate, under the name by which all processes count it."""
+        return None if self.rate is None else Rate(f"destination:{self.name}", *self.rate)
 
     @property
     def share(self) -> int | None:
@@ -78,6 +88,9 @@ class Lane:
         more: there was more than could be taken: to be claimed when one of its own ends.
         more_asked: as `more`, of those asked for by hand.
         again_first: whose turn it is where only one can be taken: a retry's, or new work's.
+        held_until: it asked to be left alone until then.
+        haste: how soon what is claimed here can be begun; for one with a rate.
+        begin_by: when the starts that were granted to those that wait are over; None where there is no rate.
     """
 
     destination: Destination
@@ -90,13 +103,10 @@ class Lane:
     more: bool = False
     more_asked: bool = False
     again_first: bool = False
-    pace: Pace | None = field(init=False)
+    held_until: datetime | None = None
+    haste: Haste = field(default_factory=Haste)
+    begin_by: datetime | None = None
     _busy_hosts: Counter[str | None] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        """Begin to count, where there is a rate."""
-        rate = self.destination.rate
-        self.pace = None if rate is None else Pace(*rate)
 
     @property
     def has_own_slots(self) -> bool:
@@ -111,14 +121,14 @@ class Lane:
     @property
     def is_low(self) -> bool:
         """Claiming in larger steps costs less: not before half of the room is free."""
-        return self.capacity - len(self.waiting) - self.busy > self.capacity // 2
+        return self.room > (self.capacity // 2 if self.destination.rate is None else 0)
 
-    def room(self, now: datetime) -> int:
-        """How many more it may take now; no more than its rate allows, since a lease does not wait for that."""
-        room = self.capacity - len(self.waiting) - self.busy
-        if self.pace is not None:
-            room = min(room, self.pace.free(now) - len(self.waiting))
-        return max(0, room)
+    @property
+    def room(self) -> int:
+        """How many more it may take; a start that was granted does not wait for a slot."""
+        if self.destination.rate is not None:
+            return 0 if self.waiting else max(0, self.destination.max_concurrency - self.busy)
+        return max(0, self.capacity - len(self.waiting) - self.busy)
 
     @property
     def has_older(self) -> bool:
@@ -133,7 +143,17 @@ class Lane:
     def is_held(self, now: datetime) -> bool:
         """Whether its health forbids what would be claimed now: a birth is no reason to ask the store about it."""
         probe_waits = self.state == "open" and self.due_at is not None and self.due_at > now
-        return not self.asked and (self.state == "paused" or probe_waits)
+        return self.is_left_alone(now) or (not self.asked and (self.state == "paused" or probe_waits))
+
+    def is_left_alone(self, now: datetime) -> bool:
+        """Whether it asked for that: nothing at all is begun."""
+        return self.held_until is not None and self.held_until > now
+
+    def hear(self, health: Health) -> None:
+        """Its health is this; what it asked for before is only ever over by time, whoever's word comes late."""
+        self.state = health.state
+        if health.held_until is not None:
+            self.held_until = max(health.held_until, self.held_until or health.held_until)
 
     def wake_at(self, at: datetime) -> None:
         """It is due then at the latest."""
@@ -152,20 +172,19 @@ class Lane:
 
     def next(self, now: datetime) -> Leased | None:
         """The one to be tried now, taken out; None where each must wait."""
-        if self.busy >= self.destination.max_concurrency:
+        if self.busy >= self.destination.max_concurrency or self.is_left_alone(now):
             return None
         self._forget(now)
-        paced = self.pace is not None and self.pace.free(now) <= 0
         for place, (delivery, event) in enumerate(self.waiting):
-            if (paced and not delivery.forced) or self._is_full(delivery.callback_host):
+            if self._is_full(delivery.callback_host):
                 continue
             del self.waiting[place]
             return delivery, event
         return None
 
     def _forget(self, now: datetime) -> None:
-        """Those that waited too long: the sweep gives them back, and no turn of the rate is spent on them."""
-        by = now + timedelta(seconds=self.destination.timeout)
+        """Those that waited too long: the sweep gives them back."""
+        by = now + self.destination.attempt_for
         if any(one.leased_until is not None and one.leased_until < by for one, _ in self.waiting):
             kept = [one for one in self.waiting if one[0].leased_until is None or one[0].leased_until >= by]
             self.waiting = deque(kept)
@@ -174,11 +193,9 @@ class Lane:
         per_host = self.destination.per_host
         return per_host is not None and self._busy_hosts[host] >= per_host
 
-    def begin(self, delivery: Delivery, now: datetime) -> None:
+    def begin(self, delivery: Delivery) -> None:
         """One is under way."""
         self.busy += 1
-        if self.pace is not None:
-            self.pace.spend(now)
         if self.destination.per_host is not None:
             self._busy_hosts[delivery.callback_host] += 1
 
@@ -189,9 +206,9 @@ class Lane:
             self._busy_hosts[delivery.callback_host] -= 1
             self._busy_hosts += Counter()  # lets go of those at zero: hosts are chosen by strangers
 
-    def put_back(self, probe: DeliveryId | None) -> list[Delivery]:
-        """Take out all that wait but the probe and those asked for by hand."""
-        stay = [one for one in self.waiting if one[0].forced or one[0].id == probe]
-        back = [one[0] for one in self.waiting if not (one[0].forced or one[0].id == probe)]
-        self.waiting = deque(stay)
+    def put_back(self, probe: DeliveryId | None, now: datetime) -> list[Delivery]:
+        """Take out what may not be tried: all but the probe and those asked for by hand, and these, too, if need be."""
+        goes = [self.is_left_alone(now) or not (one.forced or one.id == probe) for one, _ in self.waiting]
+        back = [one for (one, _), gone in zip(self.waiting, goes, strict=True) if gone]
+        self.waiting = deque(one for one, gone in zip(self.waiting, goes, strict=True) if not gone)
         return back

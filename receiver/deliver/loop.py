@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from receiver import ids, retry
 from receiver.deliver.attempts import attempt, recorded, sample, tell
 from receiver.deliver.lanes import Lane
-from receiver.deliver.ops import Attempted, Claim, HandBack, Redeliver, Turn
-from receiver.errors import NotFound, StoreUnavailable
+from receiver.deliver.ops import Attempted, Claim, HandBack, Heed, Knock, Redeliver, Turn
+from receiver.errors import Conflict, NotFound, StoreUnavailable
 from receiver.records import Health
+from receiver.store.rates import Paced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +70,9 @@ class Deliverer:
         lane = self._lanes.get(destination)
         if lane is None or self._stopping or lane.state != "active" or lane.has_older:
             return 0
-        return lane.room(self.clock())
+        if lane.destination.rate is not None or lane.is_left_alone(self.clock()):
+            return 0  # a start of its rate is the database's to give
+        return lane.room
 
     def wake(self, destination: str | None = None, due_at: datetime | None = None) -> None:
         """Something is due: for one destination or for any, now or at a time."""
@@ -89,7 +92,8 @@ class Deliverer:
         """Deliveries that were leased at birth."""
         for delivery, event in leased:
             lane = self._lanes[delivery.destination]
-            if lane.state == "active" and not lane.is_crowded(delivery):
+            is_free = lane.state == "active" and not lane.is_left_alone(self.clock())
+            if is_free and not lane.is_crowded(delivery):
                 lane.waiting.append((delivery, event))
             else:  # it was paused, or its circuit opened, while they were born; or one host would fill a shared lane
                 lane.more = True
@@ -141,14 +145,22 @@ class Deliverer:
         return turned.change.health
 
     async def test(self, name: str) -> Attempt:
-        """Send a sample event now, whatever the destination's health and rate; the attempt, which is not stored.
+        """Send a sample event now, past a pause and an open circuit; the attempt, which is not stored.
 
         Raises:
             NotFound: it is not configured.
+            Conflict: it asked to be left alone, or its rate is used up; nothing was sent.
         """
         destination = self._with_health(name)
-        made = await sample(self.egress, destination, self.clock, self.rules.entropy, self.after.log)
+        lane, now = self._lanes[name], self.clock()
+        knocked = await self.store.run(Knock(name, now, self._paced(lane, now)))
+        if knocked.until is not None:
+            again = f"{knocked.until.isoformat(timespec='seconds')[:19]}Z"
+            raise Conflict(f"nothing was sent to {name}: {knocked.reason}, and may be called again at {again}")
+        made, result = await sample(self.egress, destination, self.clock, self.rules.entropy, self.after.log)
         self.after.log.info("destination.tested", destination=name, result=made.result, reason=made.reason)
+        if result.kind != "ok" or result.hold is not None:
+            self._heard(lane, await self.store.run(Heed(name, result, self.clock())))
         return made
 
     def _with_health(self, name: str) -> Destination:
@@ -181,22 +193,18 @@ class Deliverer:
         for lane in lanes:  # before the claims: what is said while they are under way is said of what they miss
             lane.due = lane.asked = lane.more = lane.more_asked = False
             lane.due_at = None
-        claims = await asyncio.gather(
-            *(self.store.run(self._claim(lane, now)) for lane in lanes), return_exceptions=True
-        )
+        asked = [self._claim(lane, now) for lane in lanes]
+        claims = await asyncio.gather(*map(self.store.run, asked), return_exceptions=True)
         failure: BaseException | None = None
-        for lane, claimed in zip(lanes, claims, strict=True):
+        for lane, claim, claimed in zip(lanes, asked, claims, strict=True):
             if isinstance(claimed, BaseException):
                 failure = claimed
                 lane.due = lane.asked = True
                 continue
-            self._claimed(lane, claimed, now)
+            self._claimed(lane, claim, claimed)
         self._start()
         if failure is not None:  # only now: what the other lanes claimed is under way
             raise failure
-        for lane in self._lanes.values():
-            if lane.pace is not None and (lane.more or lane.waiting) and lane.pace.free(now) <= 0:
-                lane.wake_at(lane.pace.next_at(now))
         dues = [lane.due_at for lane in self._lanes.values() if lane.due_at is not None and lane.is_low]
         soonest = (min(dues) - self.clock()).total_seconds() if dues else IDLE_FOR
         return min(max(soonest, 0.01), IDLE_FOR)
@@ -212,20 +220,32 @@ class Deliverer:
 
     def _claim(self, lane: Lane, now: datetime) -> Claim:
         destination = lane.destination
+        free = lane.room
+        if destination.rate is not None:  # a start that was granted does not wait for a slot
+            free = min(free, max(self.max_concurrency - self._busy, 0 if lane.busy else 1))
         return Claim(
             self.store,
             destination.name,
-            lane.room(now),
+            free,
             now,
             now + destination.lease_for,
             has_health=destination.terms is not None,
             share=destination.share,
             held=lane.held_by_host(),
-            forced=lane.forced_room,
+            forced=lane.forced_room if destination.rate is None else free,
             again_first=lane.again_first,
+            paced=self._paced(lane, now),
         )
 
-    def _claimed(self, lane: Lane, claimed: Claimed, now: datetime) -> None:
+    def _paced(self, lane: Lane, now: datetime) -> Paced | None:
+        rate = lane.destination.window
+        return None if rate is None else Paced(rate, now, lane.haste.by(rate, now))
+
+    def _claimed(self, lane: Lane, claim: Claim, claimed: Claimed) -> None:
+        now = claim.now
+        if claim.paced is not None and claimed.leased:
+            lane.begin_by = claim.paced.by
+            lane.haste.saw(now, self.clock())
         lane.again_first ^= bool(claimed.leased)
         lane.more_asked = lane.more_asked or claimed.more_asked
         if claimed.upcoming is not None and claimed.upcoming <= now:
@@ -238,9 +258,12 @@ class Deliverer:
 
     def _heard(self, lane: Lane, health: Health) -> None:
         """A destination's health is this now: what waits in memory goes on, or goes back untried."""
-        was, lane.state = lane.state, health.state
-        if health.state != "active":
-            self._give_back(lane.put_back(health.probe_id))
+        was, now = lane.state, self.clock()
+        lane.hear(health)
+        if lane.is_left_alone(now):
+            lane.wake_at(lane.held_until or now)
+        if health.state != "active" or lane.is_left_alone(now):
+            self._give_back(lane.put_back(health.probe_id, now))
         if health.state != was and was is not None:
             lane.due = True
             self._wake.set()
@@ -270,7 +293,7 @@ class Deliverer:
             started = False
             for lane in tuple(self._turns):
                 if lane.waiting and self._has_slot(lane) and (leased := lane.next(now)) is not None:
-                    self._begin(lane, *leased, now)
+                    self._begin(lane, *leased)
                     self._turns.remove(lane)  # whoever had a slot comes last for the next
                     self._turns.append(lane)
                     started = True
@@ -278,11 +301,11 @@ class Deliverer:
     def _has_slot(self, lane: Lane) -> bool:
         return lane.has_own_slots or lane.busy == 0 or self._busy < self.max_concurrency
 
-    def _begin(self, lane: Lane, delivery: Delivery, event: Event, now: datetime) -> None:
-        lane.begin(delivery, now)
+    def _begin(self, lane: Lane, delivery: Delivery, event: Event) -> None:
+        lane.begin(delivery)
         self._busy += not lane.has_own_slots
         # Whoever set this off, an API request perhaps, it is not of that: nor are those that follow on it.
-        trying = asyncio.create_task(self._attempt(lane, delivery, event), context=Context())
+        trying = asyncio.create_task(self._attempt(lane, delivery, event, lane.begin_by), context=Context())
         self._trying[trying] = delivery
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -299,12 +322,16 @@ class Deliverer:
 
         trying.add_done_callback(ended, context=Context())
 
-    async def _attempt(self, lane: Lane, delivery: Delivery, event: Event) -> None:
+    async def _attempt(self, lane: Lane, delivery: Delivery, event: Event, begin_by: datetime | None) -> None:
         """One try: the flow through egress, the decision, one guarded write, one wide line."""
         started, destination = self.clock(), lane.destination
         lease = delivery.leased_until
-        if lease is not None and started + timedelta(seconds=destination.timeout) > lease:
+        if lease is not None and started + destination.attempt_for > lease:
             return  # it waited too long in memory; the sweep gives it back, and no attempt is spent
+        if begin_by is not None and started > begin_by:
+            lane.due = True  # the start that was granted is over
+            self._give_back([delivery])
+            return
         outcome = await attempt(self.egress, destination, delivery, event, started, self.after.log)
         ended = self.clock()
         decision = retry.decide(

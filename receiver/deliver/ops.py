@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from dataclasses import replace as replaced
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from receiver import health, routing
 from receiver.errors import Conflict, NotFound
 from receiver.ingest import Born, record_operator
 from receiver.store import Reads
+from receiver.store.rates import Starts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from receiver.records import Attempt, Delivery, Event, Health
     from receiver.retry import Decision, Result
     from receiver.store import Store, Unit
+    from receiver.store.rates import Paced
     from receiver.store.rows import Prepared
 
 
@@ -32,7 +35,7 @@ class Claimed:
 
     Attributes:
         leased: deliveries with their events.
-        upcoming: when there is more; None for nothing in sight.
+        upcoming: when there is more, and the rate allows it; None for nothing in sight.
         health: the destination's; None for one that has none.
         more_asked: there may be more that was asked for by hand.
     """
@@ -47,8 +50,9 @@ class Claimed:
 class Claim(Reads):
     """The op that leases what is due for one destination, as far as its health allows.
 
-    What was asked for by hand comes first, whatever the health. Then what was never tried and what is tried again, by
-    halves, each oldest due first: a backlog of retries does not starve what is new.
+    What was asked for by hand comes first, past a pause and an open circuit. Then what was never tried and what is
+    tried again, by halves, each oldest due first: a backlog of retries does not starve what is new. Nothing is leased
+    before the time that the destination named, nor more than its rate has starts for; they are taken here.
 
     Attributes:
         has_health: false for the lane of tasks' own callback_urls.
@@ -56,6 +60,7 @@ class Claim(Reads):
         held: how many each host holds already.
         forced: how many of those asked for by hand it may take, whatever its room.
         again_first: a retry comes first where there is one place; the caller alternates.
+        paced: the starts it asks for; None where there is no rate.
     """
 
     store: Store
@@ -68,22 +73,37 @@ class Claim(Reads):
     held: Mapping[str | None, int] = field(default_factory=dict)
     forced: int = 100
     again_first: bool = False
+    paced: Paced | None = None
 
     def apply(self, unit: Unit) -> Claimed:
         """Lease them."""
-        questions = self.store.deliveries
-        holding = Counter(self.held)
-        found = self._by_shares(unit, questions.forced, self._here, self.forced, holding)
-        more_asked = len(found) == self.forced
         state = unit.health(self.destination) if self.has_health else None
+        if state is not None and state.state == "open":
+            state = unit.own_health(self.destination)  # there is one probe, whoever makes it
+        if state is not None and (until := health.held_at(state, self.now)) is not None:
+            return Claimed([], until, state)
+        if self.paced is None:
+            return self._leased(unit, state, self.limit, self.forced)
+        starts = Starts.of(unit, self.paced)
+        free = starts.free
+        claimed = self._leased(unit, state, min(self.limit, free), min(self.forced, free))
+        starts.take(len(claimed.leased))
+        waits = claimed.upcoming or (self.now if claimed.more_asked else None)
+        more_asked = claimed.more_asked and free > self.forced  # else it waits for the rate, not for a slot
+        return replaced(claimed, upcoming=waits and max(waits, starts.next_at), more_asked=more_asked)
+
+    def _leased(self, unit: Unit, state: Health | None, limit: int, forced: int) -> Claimed:
+        holding = Counter(self.held)
+        found = self._by_shares(unit, self.store.deliveries.forced, self._here, forced, holding)
+        more_asked = len(found) == forced
         if state is None or state.state == "active":
-            found += self._due(unit, self.limit - len(found), holding)
+            found += self._due(unit, limit - len(found), holding)
             upcoming = self._upcoming(unit)
         elif state.state == "open":
-            upcoming = health.probe_due_at(state)
+            upcoming = health.probe_due_at(state, self.now)
             if upcoming is None or upcoming <= self.now:
                 upcoming = None
-                for delivery in self._due(unit, 1, holding):
+                for delivery in self._due(unit, min(1, limit - len(found)), holding):
                     found.append(delivery)
                     state = health.probe(state, delivery.id, self.lease_until)
                     unit.put_health(state)
@@ -230,10 +250,14 @@ class Attempted(Reads):
         return tried
 
     def _health(self, unit: Unit, terms: Terms, born: Born, *, quiet: bool) -> Change:
+        def of(before: Health) -> Change:
+            mine = self.delivery.id
+            return health.after_attempt(before, self.result, terms, delivery_id=mine, now=self.at, quiet=quiet)
+
         before = unit.health(self.delivery.destination)
-        change = health.after_attempt(
-            before, self.result, terms, delivery_id=self.delivery.id, now=self.at, quiet=quiet
-        )
+        if of(before).health is not before:  # only who changes it must have it to himself
+            before = unit.own_health(before.name)
+        change = of(before)
         _put(unit, before, change, self.rules, self.at, born)
         return change
 
@@ -253,6 +277,51 @@ def _put(unit: Unit, before: Health, change: Change, rules: Rulebook, at: dateti
             consecutive_failures=failures,
             reason=change.reason,
         )
+
+
+@dataclass(frozen=True)
+class Knocked:
+    """Whether something may be sent now that is no delivery; `until` is when else, with the reason in words."""
+
+    until: datetime | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Knock(Reads):
+    """The op that asks whether a destination may be called now, and takes a start of its rate."""
+
+    name: str
+    now: datetime
+    paced: Paced | None
+
+    def apply(self, unit: Unit) -> Knocked:
+        """Ask, and stage the start."""
+        if (until := health.held_at(unit.health(self.name), self.now)) is not None:
+            return Knocked(until, "it asked to be left alone")
+        if self.paced is not None:
+            starts = Starts.of(unit, self.paced)
+            if not starts.free:
+                return Knocked(starts.next_at, "its rate is used up")
+            starts.take(1)
+        return Knocked()
+
+
+@dataclass(frozen=True)
+class Heed(Reads):
+    """The op that keeps until when a destination asked to be left alone, where no attempt is stored that says so."""
+
+    name: str
+    result: Result
+    now: datetime
+
+    def apply(self, unit: Unit) -> Health:
+        """Stage it; its health as it then is."""
+        before = unit.own_health(self.name)
+        state = health.held(before, self.result, self.now)
+        if state is not before:
+            unit.put_health(state)
+        return state
 
 
 @dataclass(frozen=True)
@@ -277,7 +346,7 @@ class HandBack(Reads):
                 given += 1
                 state = unit.health(delivery.destination)
                 if state.probe_id == delivery.id:
-                    unit.put_health(health.unprobed(state, self.now))
+                    unit.put_health(health.unprobed(unit.own_health(state.name), self.now))
         return given
 
 
@@ -346,7 +415,7 @@ class Turn(Reads):
 
     def apply(self, unit: Unit) -> Turned:
         """Stage it."""
-        before = unit.health(self.name)
+        before = unit.own_health(self.name)
         change = health.resume(before, "resumed by hand") if self.on else health.hold(before, "paused by hand")
         turned = Turned(change)
         _put(unit, before, change, self.rules, self.now, turned.born)

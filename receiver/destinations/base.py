@@ -94,12 +94,14 @@ class Kind:
         options: the model of its own keys.
         flow: `flow(event, options, now=…, home=…)`, see the module; `home` is this service's public URL, or None.
         masked: what may be stored and shown of a request of its flow.
+        steps: how many requests its flow makes at most.
     """
 
     name: str
     options: type[Options]
     flow: Callable[..., Steps]
     masked: Callable[[HttpRequest], HttpRequest] = masked
+    steps: int = 1
 
 
 def _is_secret(name: str) -> bool:

@@ -219,7 +219,16 @@ destinations = Table(
     _flag("announced"),
     Column("reason", Text),
     _time("missing_since_at"),
+    _time("held_until"),
     comment="the health of those that ever failed or were paused",
+)
+
+rates = Table(
+    "rates",
+    metadata,
+    Column("name", String(100), primary_key=True, nullable=False),
+    Column("starts", Text, nullable=False),
+    comment="what was started under each rate, by all processes together",
 )
 
 replays = Table(

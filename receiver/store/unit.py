@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from receiver.ids import DeliveryId, ReplayId, TaskId
-    from receiver.records import Attempt, Delivery, Event, Health, Inbox, Refusal, Repeat, Replay, Task
+    from receiver.records import Attempt, Delivery, Event, Health, Inbox, Refusal, Repeat, Replay, Task, Window
     from receiver.store.dialect import Dialect, Session
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -60,6 +60,9 @@ class Statements:
         self.every_health = Prepared(select(*self.destinations.columns), core)
         own = schema.destinations.c.name == bindparam("name")
         self.own_health = Prepared(select(*self.destinations.columns).where(own).with_for_update(), core)
+        self.rates = Rows(records.Window, schema.rates, core)
+        rated = dialect.among(schema.rates.c.name, "ids")
+        self.rates_by_name = Prepared(select(*self.rates.columns).where(rated).with_for_update(), core)
         self.replays = Rows(records.Replay, schema.replays, core)
         self.replays_by_id = Prepared(
             select(*self.replays.columns).where(dialect.among(schema.replays.c.id, "ids")).with_for_update(), core
@@ -134,6 +137,7 @@ class Unit:
         self._deliveries = _Table(statements.deliveries)
         self._health: _Table[Health] | None = None
         self._owned: set[str] = set()
+        self._rates = _Table(statements.rates)
         self._replays = _Table(statements.replays)
         self._repeats = _Table(statements.repeats)
         self._inbox: list[Inbox] = []
@@ -245,14 +249,18 @@ class Unit:
         self.changes += 1
         self._attempts.append(attempt)
 
-    def health(self, name: str) -> Health:
-        """A destination's health; read for all of them at once, since they are few."""
+    def _healths(self) -> _Table[Health]:
+        """Read for all of them at once, since they are few."""
         if self._health is None:
             statements = self._statements
             self._health = _Table(statements.destinations)
             found = self._connection.execute(statements.every_health.sql)
             self._health.learn(statements.destinations.decode_all(found))
-        return self._health.known.get(name) or records.Health(name)
+        return self._health
+
+    def health(self, name: str) -> Health:
+        """A destination's health."""
+        return self._healths().known.get(name) or records.Health(name)
 
     def own_health(self, name: str) -> Health:
         """A destination's health for one who will change it: nobody else does until the commit."""
@@ -261,27 +269,29 @@ class Unit:
             return health
         self._owned.add(name)
         own = self._statements.own_health
-        assert self._health is not None  # noqa: S101 -- just read
-        self._health.learn(
-            self._statements.destinations.decode_all(self._connection.execute(own.sql, own.values(name=name)))
-        )
+        found = self._connection.execute(own.sql, own.values(name=name))
+        self._healths().learn(self._statements.destinations.decode_all(found))
         return self.health(name)
 
     def every_health(self) -> list[Health]:
         """Of all that have a row."""
-        self.health("")
-        assert self._health is not None  # noqa: S101 -- just read
-        return [health for health in self._health.known.values() if health is not None]
+        return [health for health in self._healths().known.values() if health is not None]
 
     def put_health(self, health: Health) -> None:
         """Stage a destination's health."""
         self.changes += 1
-        self.health(health.name)
-        assert self._health is not None  # noqa: S101 -- just read
-        if health.name in self._health.known:
-            self._health.put(health)
-        else:
-            self._health.add(health)
+        table = self._healths()
+        (table.put if health.name in table.known else table.add)(health)
+
+    def window(self, name: str) -> Window | None:
+        """What was started under a rate; the row is this transaction's until it ends."""
+        self._read(self._rates, self._statements.rates_by_name, [name])
+        return self._rates.known[name]
+
+    def put_window(self, window: Window) -> None:
+        """Stage what was started under a rate, new or changed."""
+        self.changes += 1
+        (self._rates.put if self.window(window.name) else self._rates.add)(window)
 
     def replay(self, replay_id: ReplayId) -> Replay | None:
         """The replay as this transaction sees it."""
@@ -319,11 +329,9 @@ class Unit:
         """A statement that changes rows by itself; how many. What was read before is forgotten."""
         self.flush()
         self.changes += 1
-        self._tasks.known.clear()
-        self._deliveries.known.clear()
         self._health = None
-        self._replays.known.clear()
-        self._repeats.known.clear()
+        for table in (self._tasks, self._deliveries, self._rates, self._replays, self._repeats):
+            table.known.clear()
         changed: int = self._connection.execute(prepared.sql, prepared.values(**named)).rowcount
         return changed
 
@@ -349,6 +357,7 @@ class Unit:
         self._write(s.refusals.insert.sql, s.refusals.encode, self._refusals)
         self._write(s.payload_add.sql, tuple, self._payloads)
         self._write(s.payload_drop.sql, tuple, self._dropped)
+        self._save(self._rates)
         self._save(self._replays)
         self._save(self._repeats)
         if self._health is not None:

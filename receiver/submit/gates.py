@@ -2,6 +2,9 @@
 
 While a route is throttled nothing of it is sent; when its time has come one goes alone, and the others follow once the
 upstream has taken it. What is said of our account holds every route back.
+
+Starts of the rate are the database's to give, since all processes share them; what is known here of when the next one
+is free is a hint, so that nobody asks before.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from receiver.pace import Haste
+from receiver.store.rates import Paced
 from receiver.upstream import ROUTES
 from receiver.upstream.base import NotTaken, Refused, Taken
 
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
-    from receiver.pace import Pace
+    from receiver.pace import Rate
     from receiver.upstream.base import Submission
 
 
@@ -38,7 +43,8 @@ class Gates:
 
     Attributes:
         retry: the waits of `upstream.submit_retry`.
-        pace: `upstream.rate`; None for none.
+        rate: `upstream.rate`; None for none.
+        haste: how soon what is stored here is sent.
         trouble: why submissions wait, by route or "account"; empty when none does.
         freed: set when one is no longer under way, whichever way it came in: the queue goes on.
         backlog: routes of which something waits in the queue: nothing new passes it.
@@ -50,7 +56,8 @@ class Gates:
     clock: Callable[[], datetime]
     max_concurrency: int
     retry: Sequence[timedelta]
-    pace: Pace | None = None
+    rate: Rate | None = None
+    haste: Haste = field(default_factory=Haste)
     trouble: dict[str, str] = field(default_factory=dict)
     backlog: set[str] = field(default_factory=lambda: set(ROUTES))
     unseen: set[str] = field(default_factory=lambda: set(ROUTES))
@@ -58,6 +65,7 @@ class Gates:
     heard: int = 0
     freed: asyncio.Event = field(default_factory=asyncio.Event)
     _held: int = 0
+    _paced_until: datetime | None = None
     _wanting: set[str] = field(default_factory=set)
     _passed: bool = False
     _gates: dict[str, Gate] = field(default_factory=lambda: {name: Gate() for name in ROUTES})
@@ -70,11 +78,10 @@ class Gates:
         return sum(gate.sending for gate in self._gates.values())
 
     def free(self) -> int:
-        """How many more may be sent now, by slots and by rate."""
-        free = self.max_concurrency - self.sending
-        if self.pace is not None:
-            free = min(free, self.pace.free(self.clock()))
-        return max(0, free - self._held)
+        """How many more may be sent now: the slots that are free, and none while the rate is known to have no start."""
+        if self.next_by_rate() is not None:
+            return 0
+        return max(0, self.max_concurrency - self.sending - self._held)
 
     @contextmanager
     def holding(self, count: int) -> Iterator[None]:
@@ -109,7 +116,8 @@ class Gates:
         """
         gate = self._gates[route]
         is_open = gate.until is None and not gate.probing and not self.stopping and route not in self.unseen
-        kept = 1 if self._wanting and self._passed else 0
+        turn = 1 if self.rate is None else self.max_concurrency  # of the rate there may be only one start to share
+        kept = turn if self._wanting and self._passed else 0
         return is_open and not (queued and route in self.backlog) and self.free() > kept
 
     def want(self, route: str, *, wants: bool) -> None:
@@ -118,17 +126,21 @@ class Gates:
 
     def next_by_rate(self) -> datetime | None:
         """When the rate lets one through; None where it is not what holds things up."""
-        now = self.clock()
-        if self.pace is None or self.pace.free(now) > 0:
-            return None
-        return self.pace.next_at(now)
+        until = self._paced_until
+        return until if until is not None and until > self.clock() else None
+
+    def paced_until(self, at: datetime) -> None:
+        """The rate has no start before then: so said the database."""
+        self._paced_until = at
+
+    def asked(self, now: datetime) -> Paced | None:
+        """The start that a submission asks for; None where there is no rate."""
+        return None if self.rate is None else Paced(self.rate, now, self.haste.by(self.rate, now))
 
     def begin(self, route: str, *, queued: bool = False) -> None:
         """One is sent: from the queue, or past it."""
         self._passed = not queued
         self._gates[route].sending += 1
-        if self.pace is not None:
-            self.pace.spend(self.clock())
 
     def end(self, route: str, answer: Submission | None = None) -> None:
         """One is no longer under way; open or close the gate by what the upstream said."""
@@ -201,7 +213,8 @@ class Gates:
             waiter: asyncio.Future[None] = loop.create_future()
             self._changed.add(waiter)
             try:
-                await asyncio.wait({waiter}, timeout=min(left, 0.25))
+                soon = max((opens - self.clock()).total_seconds(), 0.01) if self.next_by_rate() else 0.25
+                await asyncio.wait({waiter}, timeout=min(left, soon, 0.25))
             finally:
                 self._changed.discard(waiter)
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
@@ -15,6 +15,7 @@ from receiver.ingest.judge import end_by_hand, judge_held, judge_kept, reject
 from receiver.ingest.record import URGENT
 from receiver.records import Repeat
 from receiver.store import Reads, ReadsTask
+from receiver.store.rates import Starts
 from receiver.upstream.base import Ambiguous, NotTaken, Refused, Taken
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from receiver.ingest import Rulebook
     from receiver.records import Task
     from receiver.store import Store, Unit
+    from receiver.store.rates import Paced
     from receiver.submit.repeats import Asked
     from receiver.upstream.base import Submission
 
@@ -48,43 +50,113 @@ class Terms:
     allow_private_callbacks: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a new task.
+
+    Attributes:
+        task: as it was stored; None where nothing was.
+        known: what is known of its Idempotency-Key.
+        paced_until: the rate had no start for it; when it has one.
+    """
+
+    task: Task | None
+    known: Repeat | None = None
+    paced_until: datetime | None = None
+
+
 @dataclass(frozen=True)
 class Accept(Reads):
-    """The op that stores a new task, with the whole body where the row's is abridged."""
+    """The op that stores a new task, with the whole body where the row's is abridged.
+
+    Attributes:
+        paced: the start that one which is sent at once asks for; None where there is no rate.
+        may_wait: where there is none it goes to the queue; else nothing is stored.
+    """
 
     task: Task
     payload: bytes | None
     asked: Asked | None = None
+    paced: Paced | None = None
+    may_wait: bool = True
 
-    def apply(self, unit: Unit) -> Repeat | None:
-        """Stage both; what is known of its Idempotency-Key where there is something, and then nothing is stored."""
+    def apply(self, unit: Unit) -> Accepted:
+        """Stage both, unless something is known of its Idempotency-Key."""
+        task, paced_until = self.task, None
+        if self.asked is not None and (known := unit.repeat(self.asked.key)) is not None:
+            return Accepted(None, known)
+        if self.paced is not None:
+            starts = Starts.of(unit, self.paced)
+            if starts.free:
+                starts.take(1)
+            else:
+                task, paced_until = _queued(task), starts.next_at
+                if not self.may_wait:
+                    return Accepted(None, None, paced_until)
         if self.asked is not None:
-            known = unit.repeat(self.asked.key)
-            if known is not None:
-                return known
-            unit.put_repeat(Repeat(self.asked.key, self.task.id, self.task.created_at, self.asked.request))
-        unit.add_task(self.task)
+            unit.put_repeat(Repeat(self.asked.key, task.id, task.created_at, self.asked.request))
+        unit.add_task(task)
         if self.payload is not None:
-            unit.add_payload(self.task.id, self.payload)
-        return None
+            unit.add_payload(task.id, self.payload)
+        return Accepted(task, None, paced_until)
+
+
+def _queued(task: Task) -> Task:
+    return replace(
+        task,
+        state="pending",
+        deferred=True,
+        submit_first_at=None,
+        submit_due_at=task.created_at,
+        submit_leased_until=None,
+    )
+
+
+class Claimed(NamedTuple):
+    """What a claim found.
+
+    Attributes:
+        tasks: with their bodies.
+        due: when the first that must wait is due.
+        paced_until: it waits for the rate, which has a start for it then.
+    """
+
+    tasks: list[tuple[Task, bytes]]
+    due: datetime | None
+    paced_until: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Claim(Reads):
-    """The op that takes what may be sent of a route: in order of creation, up to the first that must wait."""
+    """The op that takes what may be sent of a route: in order of creation, up to the first that must wait.
+
+    Attributes:
+        paced: the starts it asks for; None where there is no rate.
+    """
 
     store: Store
     route: str
     limit: int
     now: datetime
     lease_until: datetime
+    paced: Paced | None = None
 
-    def apply(self, unit: Unit) -> tuple[list[tuple[Task, bytes]], datetime | None]:
-        """The claimed tasks with their bodies, and when the first that must wait is due."""
+    def apply(self, unit: Unit) -> Claimed:
+        """Lease them."""
+        if self.paced is None:
+            return Claimed(*self._leased(unit, self.limit))
+        starts = Starts.of(unit, self.paced)
+        free = starts.free
+        tasks, due = self._leased(unit, min(self.limit, free))
+        starts.take(len(tasks))
+        is_paced = due is not None and due <= self.now and free < self.limit
+        return Claimed(tasks, due, starts.next_at if is_paced else None)
+
+    def _leased(self, unit: Unit, limit: int) -> tuple[list[tuple[Task, bytes]], datetime | None]:
         claimed: list[tuple[Task, bytes]] = []
-        for task in unit.tasks_where(self.store.tasks.unsent, route=self.route, limit=self.limit + 1):
+        for task in unit.tasks_where(self.store.tasks.unsent, route=self.route, limit=limit + 1):
             due = task.submit_due_at or self.now
-            if due > self.now or len(claimed) == self.limit:
+            if due > self.now or len(claimed) == limit:
                 return claimed, due
             rows = unit.select(self.store.tasks.payload, task_id=task.id)
             body = rows[0][0] if rows else task.input_json.encode()

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from receiver.ids import TaskId
+    from receiver.store.rates import Paced
     from receiver.submit.gates import Gates
+    from receiver.submit.ops import Accepted
     from receiver.submit.repeats import Asked
     from receiver.submit.sending import Sender, Sent
     from receiver.wire import HttpRequest
@@ -117,9 +119,9 @@ class Submitter:
             submit_leased_until=self.sender.lease(now) if direct else None,
             callback_url=callback_url,
         )
-        op = Accept(task, whole if shown is not filled else None, asked)
+        op = Accept(task, whole if shown is not filled else None, asked, self.gates.asked(now) if direct else None)
         if direct:
-            sent: Sent | None = await self._sent_at_once(op, whole)
+            sent = await self._sent_at_once(op, whole)
         else:
             self.gates.backlog.add(route_name)
             await self._stored(op)
@@ -127,26 +129,32 @@ class Submitter:
                 self._wake.set()
                 return task
             sent = await self._decided(task)
-        return task if sent is None else _told(sent)
+        return sent if isinstance(sent, Task) else _told(sent)
 
-    async def _stored(self, op: Accept) -> None:
-        known = await self.sender.accept(op)
-        if known is not None and op.asked is not None:
-            await refuse_repeat(self.sender, known, op.asked)
+    async def _stored(self, op: Accept) -> Accepted:
+        accepted = await self.sender.accept(op)
+        if accepted.known is not None and op.asked is not None:
+            await refuse_repeat(self.sender, accepted.known, op.asked)
+        return accepted
 
-    async def _sent_at_once(self, op: Accept, whole: bytes) -> Sent:
+    async def _sent_at_once(self, op: Accept, whole: bytes) -> Sent | Task:
         route = op.task.route
         self.gates.begin(route)
         try:
-            await self._stored(op)
+            accepted = await self._stored(op)
         except BaseException:
             self.gates.end(route)
             raise
+        if accepted.task is not None and accepted.paced_until is not None:
+            self.gates.backlog.add(route)
+            self.gates.paced_until(accepted.paced_until)
+            self.gates.end(route)
+            return await self._decided(accepted.task)
         # The sending outlives a caller who goes away: its answer is a paid id.
-        return await asyncio.shield(self._start(op.task, whole))
+        return await asyncio.shield(self._start(op.task, whole, op.paced))
 
-    def _start(self, task: Task, body: bytes) -> asyncio.Task[Sent]:
-        sending = self.sender.start(task, partial(self._request, task, body))
+    def _start(self, task: Task, body: bytes, paced: Paced | None) -> asyncio.Task[Sent]:
+        sending = self.sender.start(task, partial(self._request, task, body), paced)
         sending.add_done_callback(partial(self._ended, task.id))
         return sending
 
@@ -158,17 +166,17 @@ class Submitter:
         if waiter is not None and not waiter.done():
             waiter.set_result(None if sending.cancelled() or sending.exception() else sending.result())
 
-    async def _decided(self, task: Task) -> Sent | None:
+    async def _decided(self, task: Task) -> Sent | Task:
         """Wait a while for a queued task that may go at once: the upstream's word is worth more than a 202."""
         if self.gates.closed_until(task.route) is not None or self._stopping:
             self._wake.set()
-            return None
+            return task
         waiter: asyncio.Future[Sent | None] = asyncio.get_running_loop().create_future()
         self._awaited[task.id] = waiter
         self._wake.set()
         try:
             await asyncio.wait({waiter}, timeout=self.sender.terms.timeout)
-            return waiter.result() if waiter.done() else None
+            return (waiter.result() if waiter.done() else None) or task
         finally:
             del self._awaited[task.id]
 
@@ -205,24 +213,28 @@ class Submitter:
             by_rate = gates.next_by_rate()
             return IDLE_FOR if by_rate is None else max((by_rate - now).total_seconds(), 0.01)
         probing, heard = closed is not None, gates.heard
-        limit = 1 if probing else free
+        limit, paced = 1 if probing else free, gates.asked(now)
         # A look that expects nothing keeps nothing from those who come now: they would go by the queue for it.
         with gates.holding(limit if route in gates.backlog else 0):
-            claimed, due = await self.sender.store.run(
-                Claim(self.sender.store, route, limit, now, self.sender.lease(now))
+            claimed, due, paced_until = await self.sender.store.run(
+                Claim(self.sender.store, route, limit, now, self.sender.lease(now), paced)
             )
         if claimed:
             self._turns.remove(route)
             self._turns.append(route)
         for task, body in claimed:
             gates.begin(route, queued=True)
-            self._start(task, body)
+            self._start(task, body, paced)
         gates.unseen.discard(route)
         if claimed and probing:
             gates.probe(route)
         elif not claimed and due is None and gates.heard == heard:  # else it may have been closed meanwhile
             gates.open(route)
-        elif not claimed and due is not None:
+        if paced_until is not None:
+            gates.paced_until(paced_until)
+            gates.want(route, wants=True)
+            return max((paced_until - now).total_seconds(), 0.01)
+        if not claimed and due is not None:
             gates.close(route, due)  # also after a restart, which knows of a throttle only by this row
             return max((due - now).total_seconds(), 0.01)
         return IDLE_FOR if due is None else max((due - now).total_seconds(), 0.0)

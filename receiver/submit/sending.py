@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from receiver.ids import TaskId
     from receiver.ingest import After, Rulebook
     from receiver.logs import Logger
-    from receiver.records import Repeat, Task
+    from receiver.records import Task
     from receiver.store import Store
+    from receiver.store.rates import Paced
     from receiver.submit.gates import Gates
-    from receiver.submit.ops import Terms
+    from receiver.submit.ops import Accepted, Terms
     from receiver.upstream.base import Submission
     from receiver.wire import HttpRequest, HttpResponse
 
@@ -81,8 +82,8 @@ class Sender:
         token = signing.mint(self.terms.signing_keys, task.id, task.callback_expires_at)
         return f"{self.terms.callback_base}/callbacks/{token}"
 
-    async def accept(self, op: Accept, *, may_wait: bool = True) -> Repeat | None:
-        """Store a task before it is sent; what is known of its Idempotency-Key where there is something.
+    async def accept(self, op: Accept) -> Accepted:
+        """Store a task before it is sent.
 
         Raises:
             AnswerUnknown: nobody can tell whether it was stored, so nothing is sent now; a caller who heard of a plain
@@ -93,7 +94,7 @@ class Sender:
             return await self.store.run(op)
         except StoreUnsure as error:
             if op.task.state == "submitting":
-                withdrawing = asyncio.create_task(self._withdraw(op.task, may_wait=may_wait))
+                withdrawing = asyncio.create_task(self._withdraw(op.task, may_wait=op.may_wait))
                 self._withdrawing.add(withdrawing)
                 withdrawing.add_done_callback(self._withdrawing.discard)
             words = "the database went away while it was stored: the task may be there, ask for it by its id"
@@ -115,12 +116,18 @@ class Sender:
             self.after(recorded)
             self.gates.backlog.add(task.route)
 
-    def start(self, task: Task, request: Callable[[], HttpRequest], *, may_wait: bool = True) -> asyncio.Task[Sent]:
+    def start(
+        self, task: Task, request: Callable[[], HttpRequest], paced: Paced | None = None, *, may_wait: bool = True
+    ) -> asyncio.Task[Sent]:
         """Send a task that is stored as `submitting`; its slot was taken by `gates.begin`.
 
-        `may_wait`: surely not taken, it goes (back) to the queue; else it is rejected.
+        Args:
+            task: as it was stored.
+            request: makes what is sent.
+            paced: the start of the rate that was granted with it.
+            may_wait: surely not taken, it goes (back) to the queue; else it is rejected.
         """
-        sending = asyncio.create_task(self._send(task, request, may_wait=may_wait), name=f"submit {task.id}")
+        sending = asyncio.create_task(self._send(task, request, paced, may_wait=may_wait), name=f"submit {task.id}")
         self._sending[sending] = task.id
         sending.add_done_callback(self._ended)
         return sending
@@ -141,16 +148,17 @@ class Sender:
         if not sending.cancelled() and (error := sending.exception()) is not None:
             self.log.error("submit.failed", error=repr(error))
 
-    async def _send(self, task: Task, request: Callable[[], HttpRequest], *, may_wait: bool) -> Sent:
+    async def _send(
+        self, task: Task, request: Callable[[], HttpRequest], paced: Paced | None, *, may_wait: bool
+    ) -> Sent:
         answer: Submission = Ambiguous("the sender ended before the answer")
         response: HttpResponse | None = None
         try:
             made = request()
-            try:
-                response = await self.egress.submit(made, timeout=self.terms.timeout)
-                answer = ROUTES[task.route].read_submission(response, now=self.clock())
-            except EgressError as error:
-                answer = Ambiguous(str(error)) if error.sent else NotTaken(str(error), None)
+            if paced is not None and self._is_late(paced):
+                answer = NotTaken("the store was slow, and its start of upstream.rate is over", None)
+            else:
+                response, answer = await self._called(task, made)
             code = None if response is None else upstream_code(response)
             kept = await self._keep(Answered(task, answer, code, self.clock(), self.terms, self.rules, may_wait))
             if kept.state == "pending":
@@ -158,6 +166,18 @@ class Sender:
             return Sent(answer, response, kept)
         finally:
             self.gates.end(task.route, answer)
+
+    def _is_late(self, paced: Paced) -> bool:
+        now = self.clock()
+        self.gates.haste.saw(paced.now, now)
+        return now > paced.by
+
+    async def _called(self, task: Task, made: HttpRequest) -> tuple[HttpResponse | None, Submission]:
+        try:
+            response = await self.egress.submit(made, timeout=self.terms.timeout)
+        except EgressError as error:
+            return None, Ambiguous(str(error)) if error.sent else NotTaken(str(error), None)
+        return response, ROUTES[task.route].read_submission(response, now=self.clock())
 
     async def _keep(self, op: Answered) -> Task:
         """Store the answer, however long the store is away; only then does anybody hear of it. The task as stored."""

@@ -32,6 +32,7 @@ from receiver.wire import HttpRequest
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from receiver.store.rates import Paced
     from receiver.submit.repeats import Asked
     from receiver.submit.sending import Sender, Sent
     from receiver.wire import HttpResponse
@@ -93,24 +94,36 @@ class Through:
         # A repeat needs no slot; and it must not hear that nothing was taken, when that is only true of itself.
         await refuse_known(sender, asked)
         task = self._task(route_name, given.body, own, now)
-        opens = now if self.stopping else await sender.gates.slot(route_name, SLOT_FOR)
-        if opens is not None:
-            reason = "no free slot towards the upstream"
-            await sender.store.run(Accept(reject(task, reason, None, now), None))
-            raise UpstreamAway(reason, task.id, max((opens - sender.clock()).total_seconds(), 1.0))
-        now = sender.clock()
-        task = msgspec.structs.replace(task, submit_first_at=now, submit_leased_until=sender.lease(now))
-        sender.gates.begin(route_name)
-        try:
-            known = await sender.accept(Accept(task, None, asked), may_wait=False)
-            if known is not None and asked is not None:
-                await refuse_repeat(sender, known, asked)
-        except BaseException:
-            sender.gates.end(route_name)
-            raise
+        task, paced = await self._stored(task, asked)
         request = partial(self._request, task, given, members)
         # The sending outlives a caller who goes away: its answer is a paid id.
-        return await asyncio.shield(self._answered(sender.start(task, request, may_wait=False), task, asked))
+        return await asyncio.shield(self._answered(sender.start(task, request, paced, may_wait=False), task, asked))
+
+    async def _stored(self, task: Task, asked: Asked | None) -> tuple[Task, Paced | None]:
+        """Wait for a slot, and for a start of the rate; the task as it is stored with them."""
+        sender, loop = self.sender, asyncio.get_running_loop()
+        ends = loop.time() + SLOT_FOR
+        while True:
+            opens = sender.clock() if self.stopping else await sender.gates.slot(task.route, ends - loop.time())
+            now = sender.clock()
+            if opens is not None:
+                reason = "no free slot towards the upstream"
+                await sender.store.run(Accept(reject(task, reason, None, now), None))
+                raise UpstreamAway(reason, task.id, max((opens - now).total_seconds(), 1.0))
+            task = msgspec.structs.replace(task, submit_first_at=now, submit_leased_until=sender.lease(now))
+            paced = sender.gates.asked(now)
+            sender.gates.begin(task.route)
+            try:
+                accepted = await sender.accept(Accept(task, None, asked, paced, may_wait=False))
+                if accepted.known is not None and asked is not None:
+                    await refuse_repeat(sender, accepted.known, asked)
+            except BaseException:
+                sender.gates.end(task.route)
+                raise
+            if accepted.paced_until is None:
+                return task, paced
+            sender.gates.paced_until(accepted.paced_until)
+            sender.gates.end(task.route)
 
     async def _answered(self, sending: asyncio.Task[Sent], task: Task, asked: Asked | None) -> Passed:
         try:

@@ -32,9 +32,6 @@ API's own document; one a second is no use to who guesses."""
 ADDRESSES: Final = 1024
 """Addresses whose requests or wrong keys are counted, and pairs of address and key that were good."""
 
-COUNTED: Final = 10_000
-"""Requests of one key that are remembered at most."""
-
 
 class RateLimited(ReceiverError):
     """Too many requests; `retry_after` is in whole seconds."""
@@ -57,12 +54,6 @@ class Limits:
     _wrong: OrderedDict[str, Pace] = field(default_factory=OrderedDict)
     _known: OrderedDict[tuple[str, int], None] = field(default_factory=OrderedDict)
 
-    def __post_init__(self) -> None:
-        """Count a rate of very many in shorter spans: the same in the long run, and bounded in memory."""
-        if self.rate is not None and self.rate[0] > COUNTED:
-            parts = self.rate[0] / COUNTED
-            self.rate = (self.rate[0] / parts, self.rate[1] / parts)
-
     def spend(self, who: int | str) -> None:
         """One request of a key (its place in the configuration), or of an address, where no key is configured.
 
@@ -71,15 +62,11 @@ class Limits:
         """
         if self.rate is None:
             return
-        pace = self._spent.get(who)
-        if pace is None:
-            pace = Pace(*self.rate)
-        now = self.clock()
+        pace, now = self._spent.get(who) or Pace.of(*self.rate), self.clock()
         wait = pace.next_at(now) - now
         if wait > timedelta(0):
             raise RateLimited("there were as many requests as server.rate_per_key allows", _seconds(wait))
-        pace.spend(now)
-        _keep(self._spent, who, pace)
+        _keep(self._spent, who, pace.spend(now))
 
     def check_address(self, address: str, key: int | None) -> None:
         """A request with a key came from there; `key` is its place, None for a wrong one.
@@ -96,10 +83,7 @@ class Limits:
         if key is not None:
             _keep(self._known, (address, key), None)
             return
-        if pace is None:
-            pace = Pace(*WRONG_KEYS)
-        pace.spend(now)
-        _keep(self._wrong, address, pace)
+        _keep(self._wrong, address, (pace or Pace.of(*WRONG_KEYS)).spend(now))
 
 
 def _keep(table: OrderedDict[K, V], key: K, value: V) -> None:

@@ -196,8 +196,10 @@ class Outbox:
                 handler=self.test,
                 name="testDestination",
                 summary="Send a sample event",
-                says="Really sent, now, whatever the destination's health and rate; it is not stored.",
+                says="Really sent, now, past a pause and an open circuit; it is not stored. "
+                "Not where the destination has asked to be left alone, or its rate is used up.",
                 answers=[Answer(200, "The attempt.", shapes.Attempt)],
+                problems=["not-found", "conflict"],
             ),
         ]
 
@@ -307,29 +309,32 @@ class Outbox:
             raise requests.no_cursor("cursor")
         rows = [row for name, row in sorted(self._configured().items()) if after is None or name > after]
         healths = await self._healths()
-        page = Page()
-        await page.add(views.destination(row, healths.get(row.name) or Health(row.name)) for row in rows[:limit])
+        page, now = Page(), self.clock()
+        await page.add(views.destination(row, healths.get(row.name) or Health(row.name), now) for row in rows[:limit])
         return page.response(request, rows[len(page) - 1].name if len(rows) > len(page) else None)
 
     async def show_destination(self, request: Request) -> Response:
         """`GET /destinations/{name}`."""
         row = self._destination(request)
-        return await answered(views.destination(row, (await self._healths()).get(row.name) or Health(row.name)))
+        return await self._shown(row, (await self._healths()).get(row.name) or Health(row.name))
 
     async def pause(self, request: Request) -> Response:
         """`POST /destinations/{name}/pause`."""
         row = self._destination(request)
-        return await answered(views.destination(row, await self.deliverer.pause(row.name)))
+        return await self._shown(row, await self.deliverer.pause(row.name))
 
     async def resume(self, request: Request) -> Response:
         """`POST /destinations/{name}/resume`."""
         row = self._destination(request)
-        return await answered(views.destination(row, await self.deliverer.resume(row.name)))
+        return await self._shown(row, await self.deliverer.resume(row.name))
 
     async def test(self, request: Request) -> Response:
         """`POST /destinations/{name}/test`: a sample event really sent; the attempt."""
         row = self._destination(request)
         return await answered(views.attempt(await self.deliverer.test(row.name)))
+
+    async def _shown(self, row: Destination, health: Health) -> Response:
+        return await answered(views.destination(row, health, self.clock()))
 
     async def _healths(self) -> dict[str, Health]:
         return await self.store.read(self.store.health.all)

@@ -127,7 +127,7 @@ class Destination(Shape):
     consecutive_failures: Annotated[int, Field(ge=0)]
     last_error: str | None
     next_try_at: At | None
-    """When the next probe of an open circuit may be made."""
+    """When the next probe of an open circuit may be made, or the wait that it asked for is over."""
     reason: str | None
     """Why it is paused."""
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from receiver.health import next_at
 from receiver.ingest import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from receiver.deliver import Destination
     from receiver.records import Attempt, Delivery, Event, Health, Inbox, Replay, Task
@@ -71,7 +73,7 @@ def delivery(row: Delivery, attempts: Sequence[Attempt]) -> dict[str, Any]:
     }
 
 
-def destination(row: Destination, health: Health) -> dict[str, Any]:
+def destination(row: Destination, health: Health, now: datetime) -> dict[str, Any]:
     """A destination and how it does."""
     return {
         "name": row.name,
@@ -79,7 +81,7 @@ def destination(row: Destination, health: Health) -> dict[str, Any]:
         "state": health.state,
         "consecutive_failures": health.consecutive_failures,
         "last_error": health.last_error,
-        "next_try_at": stamp(health.next_try_at) if health.state == "open" else None,
+        "next_try_at": stamp(next_at(health, now)),
         "reason": health.reason if health.state == "paused" else None,
     }
 

@@ -1,0 +1,141 @@
+"""A destination that answers with a wait is not called again before it is over: by no process and no hand."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec.structs import replace as changed
+
+from receiver.app import clock
+from receiver.deliver import Claim
+from receiver.errors import Conflict
+from receiver.records import Health
+from receiver.store import Store
+from tests.deliver_room import running, to
+from tests.rooms import Do, a_delivery, a_task, an_event, database, delivery_of, opened, put, until
+from tests.world import Sink, sink
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from receiver.store import Unit
+
+pytestmark = pytest.mark.anyio
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """An open store on a new file."""
+    async with opened(tmp_path) as one:
+        yield one
+
+
+@pytest.fixture
+async def target() -> AsyncIterator[Sink]:
+    """A consumer."""
+    async with sink() as one:
+        yield one
+
+
+def said(seconds: str) -> tuple[int, dict[str, str]]:
+    """A 429 that names its wait."""
+    return 429, {"retry-after": seconds}
+
+
+async def test_nothing_is_sent_before_the_time_it_named(store: Store, target: Sink) -> None:
+    """Eight wait in memory and one is asked for by hand: all of them go back untried, and out when it is over."""
+    target.answers[:] = [said("0.7")]
+    async with running(store, to(target.url, max_concurrency=1)) as room:
+        made = await room.given(count=7)
+        await until(lambda: target.received)
+        (late,) = await room.given(state="dead", due_at=None, attempt_count=3)
+        await room.deliverer.redeliver(late.id)
+        await until(lambda: room.deliverer._lanes["sink"].held_until is not None)
+        assert room.deliverer.room("sink") == 0
+        for delivery in [*made, late]:
+            await room.until(delivery, "delivered")
+        assert sum(len(room.attempts(delivery)) for delivery in [*made, late]) == 8 + 1
+    at = [one.at for one in target.received]
+    assert at[1] - at[0] >= 0.7
+
+
+async def test_a_wait_holds_over_processes_and_restarts(tmp_path: Path, target: Sink) -> None:
+    """It is a row: who did not hear it asks before it claims, and a new process hands nothing over."""
+    url = database(tmp_path)
+    one, two = Store.open(url), Store.open(url)
+    target.answers[:] = [said("3600")]
+    try:
+        async with running(one, to(target.url)) as room:
+            await room.given()
+            await until(lambda: target.received)
+            state = await held(room.store)
+        async with running(two, to(target.url)) as other:
+            (delivery,) = await other.given(forced=True)
+            await until(lambda: other.deliverer._lanes["sink"].held_until is not None)
+            assert other.deliverer.room("sink") == 0
+            assert other.deliverer._lanes["sink"].held_until == state.held_until
+            other.deliverer.take([(changed(delivery, state="leased", lease_token=1), an_event(a_task()))])
+            assert not other.deliverer._lanes["sink"].waiting
+            resumed = await other.deliverer.resume("sink")
+            assert resumed.held_until == state.held_until
+            assert (await delivery_of(two, delivery.id)).state == "pending"
+    finally:
+        await asyncio.gather(one.close(), two.close())
+    assert len(target.received) == 1
+
+
+async def held(store: Store) -> Health:
+    """Its health, once it is held."""
+    async with asyncio.timeout(10):
+        while True:
+            state = (await store.read(store.health.all)).get("sink")
+            if state is not None and state.held_until is not None:
+                return state
+            await asyncio.sleep(0.005)
+
+
+async def test_a_claim_leases_nothing_of_one_that_is_held(store: Store) -> None:
+    """Not what was asked for by hand, and no probe; then all of it as ever."""
+    now, event = clock(), an_event(a_task("succeeded"))
+    await put(store, event, a_delivery(event, due_at=now), a_delivery(event, due_at=now, forced=True))
+    until_ = (now + HOUR).replace(microsecond=0)
+    for state in (Health("sink", held_until=until_), Health("sink", "open", next_try_at=now, held_until=until_)):
+        await store.run(Do(partial(_put, state)))
+        found = await store.run(Claim(store, "sink", 8, now, now + HOUR))
+        assert (found.leased, found.upcoming) == ([], until_)
+    assert len((await store.run(Claim(store, "sink", 8, until_, until_ + HOUR))).leased) == 2
+
+
+def _put(state: Health, unit: Unit) -> None:
+    unit.put_health(state)
+
+
+async def test_a_test_does_not_call_it_either(store: Store, target: Sink) -> None:
+    """It says until when; and a wait that a test is told holds all that is really to be sent."""
+    target.answers[:] = [said("3600")]
+    async with running(store, to(target.url)) as room:
+        assert (await room.deliverer.test("sink")).result == "throttled"
+        with pytest.raises(Conflict, match="nothing was sent to sink: it asked to be left alone, and may be called"):
+            await room.deliverer.test("sink")
+        (delivery,) = await room.given()
+        await until(lambda: not room.deliverer._lanes["sink"].due)
+        assert (await delivery_of(store, delivery.id)).state == "pending"
+        assert (await held(store)).consecutive_failures == 0
+    assert len(target.received) == 1
+
+
+async def test_a_word_that_comes_late_does_not_end_a_wait(store: Store, target: Sink) -> None:
+    """A claim's answer from before the 429 is heard after it: what it leased goes back."""
+    async with running(store, to(target.url)) as room:
+        lane = room.deliverer._lanes["sink"]
+        await until(lambda: lane.state == "active")
+        room.deliverer._heard(lane, Health("sink", held_until=clock() + HOUR))
+        room.deliverer._heard(lane, Health("sink"))
+        assert lane.is_left_alone(clock())
+        assert lane.next(clock()) is None
