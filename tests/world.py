@@ -226,7 +226,7 @@ class World:
 
         async def started() -> bool:
             # A queue that has filled all slots looks no further until one is free.
-            return server.started and (not gates.unseen or gates.free() == 0)
+            return server.started and (not gates.unseen or gates.sending == gates.max_concurrency)
 
         await self.eventually(started)
 
