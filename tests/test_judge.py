@@ -204,7 +204,7 @@ def test_a_success_without_a_url_is_believed_at_the_fifth_lookup() -> None:
 # -- before the submission's answer ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seen", lifecycle.TERMINAL_SEEN)
+@pytest.mark.parametrize("seen", sorted(lifecycle.TERMINAL_SEEN))
 @pytest.mark.parametrize("names", IDS)
 def test_a_terminal_callback_waits_for_the_submission(seen: Seen, names: str | None) -> None:
     """While it is being sent, the word is kept and the state stays."""

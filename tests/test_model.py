@@ -225,7 +225,9 @@ class Service(RuleBasedStateMachine):
         if data.draw(st.booleans()):
             self.asking.remove(task)
         self.told[task.id].add("lost")
-        kind = data.draw(st.sampled_from(["missing", "nothing", "away", *lifecycle.TERMINAL_SEEN, "queued", "running"]))
+        kind = data.draw(
+            st.sampled_from(["missing", "nothing", "away", *sorted(lifecycle.TERMINAL_SEEN), "queued", "running"])
+        )
         if kind in {"missing", "nothing", "away"}:
             op = lookup(task, None, self.now, missing=kind == "missing", answered=kind != "away", rules=RULES)
         else:

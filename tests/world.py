@@ -212,16 +212,21 @@ class World:
     # -- the service -----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the service as `receiver serve` does, and wait until it answers."""
+        """Start the service as `receiver serve` does, and wait until it answers and has looked at its queue.
+
+        What comes before that look goes by the queue, and a test would be told 202 where it is about something else.
+        """
         path = self.folder / "config.toml"
         path.write_text(tomli_w.dumps(self.settings))
         loaded = config.load(path, {})
         self.service = await app.Service.start(loaded)
         self._server = server = app.Server(self.service, host="127.0.0.1", port=loaded.server.port)
         self._serving = asyncio.create_task(server.serve())
+        gates = self.service.submitter.gates
 
         async def started() -> bool:
-            return server.started
+            # A queue that has filled all slots looks no further until one is free.
+            return server.started and (not gates.unseen or gates.sending == gates.max_concurrency)
 
         await self.eventually(started)
 
