@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import httpx
+
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -126,14 +127,6 @@ def up(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) 
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def write_config(folder: Path, *, port: int, upstream: str, more: str = "") -> Path:

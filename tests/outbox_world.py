@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from receiver.client import Client
-from tests.cli_world import API_KEY, free_port, up, wait_until_ready, write_config
+from tests.cli_world import API_KEY, up, wait_until_ready, write_config
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     import subprocess

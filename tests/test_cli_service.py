@@ -24,13 +24,13 @@ from tests.cli_world import (
     UPSTREAM_KEY,
     World,
     environment,
-    free_port,
     receiver,
     up,
     wait_until_ready,
     world,
     write_config,
 )
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

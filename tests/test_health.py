@@ -139,6 +139,7 @@ def test_the_deliveries_of_operator_events_cause_none() -> None:
     assert (silent.health.state, silent.told, silent.health.announced) == ("open", None, False)
     assert after(silent.health, OK).told is None
     assert health.resume(silent.health, "by hand").told is None
+    assert after(silent.health, BAD).told == "destination.failing", "the next one that may speak tells it"
     assert after(Health("ops"), GONE, quiet=True).told is None
     ended = after(opened(), OK, quiet=True)
     assert (ended.health.state, ended.told) == ("active", None)

@@ -19,7 +19,8 @@ from runwayml.lib import polling
 from runwayml.lib.polling import TaskFailedError, TaskTimeoutError
 
 from receiver.emulator import EmulatorOptions, running
-from tests.world import API_KEY, I2V, SECRET, V2V, World, free_port, script, sink, world
+from tests.ports import free_port
+from tests.world import API_KEY, I2V, SECRET, V2V, World, script, sink, world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -27,6 +27,7 @@ import tomli_w
 
 from receiver.emulator import Emulator, EmulatorOptions, running
 from tests import world
+from tests.ports import free_port
 from tests.victim import Victim, until
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class Scene:
 async def _scene(folder: Path) -> AsyncIterator[Scene]:
     options = EmulatorOptions(seed=SEED, render_seconds=0.1, chances=FAULTS)
     async with world.sink() as sink, world.sink() as troubled, world.sink() as held, running(options) as upstream:
-        port, database = world.free_port(), folder / "receiver.db"
+        port, database = free_port(), folder / "receiver.db"
         given = world.settings(upstream.base_url, sink.url, port, database)
         _configure(given)
         given["destinations"] += [_troubled(troubled.url), world.destination("held", held.url)]

@@ -27,6 +27,7 @@ import tomli_w
 
 from receiver.emulator import Emulator, EmulatorOptions, running
 from tests import world
+from tests.ports import free_port
 from tests.victim import Victim, until
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _prompt(number: int) -> str:
 async def _scene(folder: Path) -> AsyncIterator[Scene]:
     options = EmulatorOptions(seed=SEED, outcome="never", callback="missing", submit="429", submit_delay=0.002)
     async with world.sink() as sink, running(options) as upstream:
-        port, database = world.free_port(), folder / "receiver.db"
+        port, database = free_port(), folder / "receiver.db"
         given = world.settings(upstream.base_url, sink.url, port, database)
         _configure(given)
         config = folder / "config.toml"

@@ -30,6 +30,7 @@ from receiver.records import Attempt, Delivery, Event, Task
 from receiver.routing import OWN_CALLBACK
 from receiver.store import Store, migrations
 from tests import world
+from tests.ports import free_port
 from tests.rooms import Do, a_task, entropy
 from tests.victim import Victim, until
 
@@ -329,7 +330,7 @@ def _ms(at: datetime) -> int:
 @asynccontextmanager
 async def _set_up(folder: Path) -> AsyncIterator[Scene]:
     async with world.sink() as sink, running(EmulatorOptions()) as upstream:
-        port = world.free_port()
+        port = free_port()
         given = world.settings(upstream.base_url, sink.url, port, folder / "receiver.db")
         given["logging"]["level"] = "info"
         given["delivery"]["schedule"] = ["0s"] + ["100ms"] * 20

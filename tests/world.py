@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import random
-import socket
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from standardwebhooks import Webhook
 
 from receiver import app, config
 from receiver.emulator import Emulator, EmulatorOptions, RunningEmulator, directive, running
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -385,14 +384,6 @@ def callback_url_of(given: dict[str, Any], task_id: str, *, good_for: float = 36
     expires = app.clock() + timedelta(seconds=good_for)
     token = signing.mint(given["security"]["signing_keys"], TaskId(task_id), expires)
     return f"http://127.0.0.1:{given['server']['port']}/callbacks/{token}"
-
-
-def free_port() -> int:
-    """A port nobody has, and that the system gives to no outgoing connection while the service is down."""
-    while True:
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", random.randint(20_000, 30_000)))
-            return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

@@ -1,0 +1,25 @@
+"""Ports for services that are started again and again on the same one.
+
+Law: each process of a test run has a range of its own, below those that the system gives to outgoing connections: what
+is free stays free while the service is down.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from contextlib import suppress
+
+FIRST, PORTS, PROCESSES = 20_000, 1_500, 8
+"""Linux gives outgoing connections 32768 and up."""
+
+
+def free_port() -> int:
+    """A port nobody has."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PROCESSES
+    first = FIRST + PORTS * process
+    while True:
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", random.randrange(first, first + PORTS)))
+            return int(probe.getsockname()[1])
