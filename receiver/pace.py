@@ -12,9 +12,12 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import ceil
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PARTS: Final = 64
 AHEAD: Final = timedelta(seconds=10)
@@ -111,10 +114,10 @@ class Haste:
 
     lag: float = 0.1
 
-    def by(self, rate: Rate, now: datetime) -> datetime:
-        """By when."""
-        least = min(rate.per.total_seconds() / 16, 0.25)
-        most = max(rate.per, AHEAD).total_seconds()
+    def by(self, rates: Iterable[Rate], now: datetime) -> datetime:
+        """By when, as the shortest of some rates has it."""
+        per = min(rate.per for rate in rates)
+        least, most = min(per.total_seconds() / 16, 0.25), max(per, AHEAD).total_seconds()
         return now + timedelta(seconds=min(max(3 * self.lag, least), most))
 
     def saw(self, asked_at: datetime, began_at: datetime) -> None:

@@ -153,14 +153,14 @@ async def test_a_retry_that_is_decided_during_a_claim_is_made(store: Store, targ
     async with running(store, one, to("http://127.0.0.1:1", "noise")) as room:
         await until(lambda: room.deliverer.room("sink") > 0)
         reached, go_on = asyncio.Event(), asyncio.Event()
-        stored = room.deliverer._stored
+        stored = room.deliverer._trier._stored
 
-        async def slowly(op: Any) -> Any:  # only to order the two ops; what they do is theirs
+        async def slowly(op: Any, lease: Any) -> Any:  # only to order the two ops; what they do is theirs
             reached.set()
             await go_on.wait()
-            return await stored(op)
+            return await stored(op, lease)
 
-        room.deliverer._stored = slowly  # type: ignore[method-assign]
+        room.deliverer._trier._stored = slowly  # type: ignore[method-assign]
         (delivery,) = await room.given()
         await reached.wait()
         async with one_batch(store):

@@ -99,10 +99,12 @@ def test_a_changed_rate_keeps_what_was_started() -> None:
 def test_the_haste_follows_what_was_seen() -> None:
     """Three times the lag of late, a sixteenth of the span at least, ten seconds or a span at most."""
     haste, rate = Haste(), Rate("x", 10, SECOND)
-    assert haste.by(rate, NOW) == NOW + 300 * MS
+    assert haste.by([rate], NOW) == NOW + 300 * MS
     haste.saw(NOW, NOW + 100 * SECOND)
-    assert haste.by(rate, NOW) == NOW + AHEAD
+    assert haste.by([rate], NOW) == NOW + AHEAD
     for _ in range(60):
         haste.saw(NOW, NOW + 2 * MS)
-    assert haste.by(rate, NOW) == NOW + SECOND / 16
-    assert haste.by(Rate("y", 1, timedelta(hours=1)), NOW) == NOW + 250 * MS
+    assert haste.by([rate], NOW) == NOW + SECOND / 16
+    hour = Rate("y", 1, timedelta(hours=1))
+    assert haste.by([hour], NOW) == NOW + 250 * MS
+    assert haste.by([hour, rate], NOW) == NOW + SECOND / 16

@@ -81,7 +81,7 @@ async def two_on_one(folder: Path) -> AsyncIterator[tuple[Store, Store]]:
 
 def paced(now: datetime, rate: Rate = THREE) -> Paced:
     """Starts that are asked for and made now."""
-    return Paced(rate, now, now)
+    return Paced((rate,), now, now)
 
 
 async def due(store: Store, count: int, **over: Any) -> list[Delivery]:

@@ -6,9 +6,10 @@ birth), or claimed when it is due, as far as the destination's health and rate a
 lease that runs out, and the sweep gives it back.
 """
 
+from receiver.deliver.claims import Claim, HandBack
 from receiver.deliver.lanes import Destination
 from receiver.deliver.loop import Deliverer
-from receiver.deliver.ops import Attempted, Claim, HandBack, Redeliver
+from receiver.deliver.ops import Attempted, Redeliver
 from receiver.deliver.replay import Replayer
 
 __all__ = ["Attempted", "Claim", "Deliverer", "Destination", "HandBack", "Redeliver", "Replayer"]

@@ -15,15 +15,15 @@ from receiver.retry import Decision, Result
 from receiver.wire import HttpRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from receiver.deliver.lanes import Destination
+    from receiver.deliver.lanes import Destination, Leased
+    from receiver.destinations.base import Steps
     from receiver.egress import Egress
     from receiver.ids import AttemptId
     from receiver.ingest import After
     from receiver.logs import Logger
-    from receiver.records import Event
     from receiver.wire import HttpResponse
 
 KEPT_BYTES = 16 * 1024
@@ -40,15 +40,16 @@ class Outcome:
 
 
 async def attempt(
-    egress: Egress, destination: Destination, delivery: Delivery, event: Event, now: datetime, log: Logger
+    egress: Egress, destination: Destination, leased: Sequence[Leased], now: datetime, log: Logger
 ) -> Outcome:
     """Run the kind's generator: each request out, each answer in, until it returns what they mean.
 
-    A fault of ours is an attempt that failed: a delivery that only raised would come back for ever.
+    Of several events it is the kind's summary. A fault of ours is an attempt that failed: a delivery that only raised
+    would come back for ever.
     """
     request, response = HttpRequest("", ""), None
     try:
-        steps = destination.kind.flow(event, destination.options_for(delivery), now=now, home=destination.home)
+        steps = _steps(destination, leased, now)
         request = next(steps)
         for _ in range(destination.kind.steps):
             response = await egress.deliver(
@@ -62,9 +63,16 @@ async def attempt(
     except EgressError as error:
         return Outcome(request, None, retry.from_error(error))
     except Exception as error:  # noqa: BLE001 -- see above
-        log.error("delivery.failed", event_id=event.id, destination=destination.name, error=repr(error))
+        log.error("delivery.failed", event_id=leased[0][1].id, destination=destination.name, error=repr(error))
         fault = f"a fault of the kind {destination.kind.name} ({type(error).__name__}); the log has more"
         return Outcome(request, None, Result("transient", fault))
+
+
+def _steps(destination: Destination, leased: Sequence[Leased], now: datetime) -> Steps:
+    kind, (delivery, event) = destination.kind, leased[0]
+    if kind.summary is not None and len(leased) > 1:
+        return kind.summary([event for _, event in leased], destination.options, now=now, home=destination.home)
+    return kind.flow(event, destination.options_for(delivery), now=now, home=destination.home)
 
 
 async def sample(
@@ -87,7 +95,7 @@ async def sample(
         created_at=started,
         due_at=None,
     )
-    outcome = await attempt(egress, destination, delivery, event, started, log)
+    outcome = await attempt(egress, destination, [(delivery, event)], started, log)
     decision = Decision("delivered" if outcome.result.kind == "ok" else "dead", None, outcome.result.reason)
     attempt_id = ids.attempt_id(ms, entropy(10))
     made = recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=clock())

@@ -32,6 +32,7 @@ class Destination:
     Attributes:
         terms: when its circuit opens; None for one without health: tasks' own callback_urls, which share a lane.
         rate: so many attempts in so long; None for as many as there are.
+        coalesce: past so many in so long, what is due goes out together, in one message; None for never.
         per_host: slots of one host, where many share the lane.
         home: this service's public URL, where it has one; kinds name it.
     """
@@ -46,6 +47,7 @@ class Destination:
     allow_private: bool
     terms: Terms | None = None
     rate: tuple[float, timedelta] | None = None
+    coalesce: tuple[float, timedelta] | None = None
     per_host: int | None = None
     home: str | None = None
 
@@ -60,9 +62,20 @@ class Destination:
         return (HANDED_PER_SLOT + 2) * self.attempt_for + timedelta(seconds=30)
 
     @property
-    def window(self) -> Rate | None:
-        """Its rate, under the name by which all processes count it."""
-        return None if self.rate is None else Rate(f"destination:{self.name}", *self.rate)
+    def is_paced(self) -> bool:
+        """Whether each attempt needs a start, which is the database's to give."""
+        return self.rate is not None or self.coalesce is not None
+
+    @property
+    def windows(self) -> tuple[Rate, ...]:
+        """What its attempts are counted by, under the names by which all processes count them."""
+        named = ((f"destination:{self.name}", self.rate), (self.folded_past, self.coalesce))
+        return tuple(Rate(name, *given) for name, given in named if given is not None)
+
+    @property
+    def folded_past(self) -> str:
+        """The window past which what is due goes out together."""
+        return f"coalesce:{self.name}"
 
     @property
     def share(self) -> int | None:
@@ -91,6 +104,7 @@ class Lane:
         held_until: it asked to be left alone until then.
         haste: how soon what is claimed here can be begun; for one with a rate.
         begin_by: when the starts that were granted to those that wait are over; None where there is no rate.
+        together: those that wait to go out in one message.
     """
 
     destination: Destination
@@ -106,6 +120,7 @@ class Lane:
     held_until: datetime | None = None
     haste: Haste = field(default_factory=Haste)
     begin_by: datetime | None = None
+    together: tuple[Leased, ...] = ()
     _busy_hosts: Counter[str | None] = field(default_factory=Counter)
 
     @property
@@ -121,13 +136,18 @@ class Lane:
     @property
     def is_low(self) -> bool:
         """Claiming in larger steps costs less: not before half of the room is free."""
-        return self.room > (self.capacity // 2 if self.destination.rate is None else 0)
+        return self.room > (0 if self.destination.is_paced else self.capacity // 2)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether something waits in memory."""
+        return bool(self.waiting or self.together)
 
     @property
     def room(self) -> int:
         """How many more it may take; a start that was granted does not wait for a slot."""
-        if self.destination.rate is not None:
-            return 0 if self.waiting else max(0, self.destination.max_concurrency - self.busy)
+        if self.destination.is_paced:
+            return 0 if self.has_waiting else max(0, self.destination.max_concurrency - self.busy)
         return max(0, self.capacity - len(self.waiting) - self.busy)
 
     @property
@@ -170,17 +190,20 @@ class Lane:
         share = self.destination.share
         return share is not None and self.held_by_host()[delivery.callback_host] >= share
 
-    def next(self, now: datetime) -> Leased | None:
-        """The one to be tried now, taken out; None where each must wait."""
+    def next(self, now: datetime) -> tuple[Leased, ...]:
+        """What is to be tried now in one attempt, taken out: mostly one, and none where each must wait."""
         if self.busy >= self.destination.max_concurrency or self.is_left_alone(now):
-            return None
+            return ()
+        if self.together:
+            together, self.together = self.together, ()
+            return together
         self._forget(now)
         for place, (delivery, event) in enumerate(self.waiting):
             if self._is_full(delivery.callback_host):
                 continue
             del self.waiting[place]
-            return delivery, event
-        return None
+            return ((delivery, event),)
+        return ()
 
     def _forget(self, now: datetime) -> None:
         """Those that waited too long: the sweep gives them back."""
@@ -211,4 +234,12 @@ class Lane:
         goes = [self.is_left_alone(now) or not (one.forced or one.id == probe) for one, _ in self.waiting]
         back = [one for (one, _), gone in zip(self.waiting, goes, strict=True) if gone]
         self.waiting = deque(one for one, gone in zip(self.waiting, goes, strict=True) if not gone)
+        back += [one for one, _ in self.together]
+        self.together = ()
+        return back
+
+    def drain(self) -> list[Delivery]:
+        """Take out all that wait."""
+        back = [one for one, _ in (*self.waiting, *self.together)]
+        self.waiting, self.together = deque(), ()
         return back

@@ -6,13 +6,13 @@ import asyncio
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from receiver import ids, retry
-from receiver.deliver.attempts import attempt, recorded, sample, tell
+from receiver.deliver.attempts import sample
+from receiver.deliver.claims import Claim, HandBack
 from receiver.deliver.lanes import Lane
-from receiver.deliver.ops import Attempted, Claim, HandBack, Heed, Knock, Redeliver, Turn
+from receiver.deliver.ops import Heed, Knock, Redeliver, Turn
+from receiver.deliver.trying import Trier
 from receiver.errors import Conflict, NotFound, StoreUnavailable
 from receiver.records import Health
 from receiver.store.rates import Paced
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    from receiver.deliver.lanes import Destination
-    from receiver.deliver.ops import Claimed, Tried
+    from receiver.deliver.claims import Claimed
+    from receiver.deliver.lanes import Destination, Leased
+    from receiver.deliver.ops import Tried
     from receiver.egress import Egress
     from receiver.ids import DeliveryId
     from receiver.ingest import After, Rulebook
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from receiver.store import Store
 
 IDLE_FOR = 1.0
-STORE_RETRY_FOR = timedelta(seconds=0.5)
-"""Between tries to write what an attempt became."""
 
 
 @dataclass
@@ -53,25 +52,27 @@ class Deliverer:
     max_concurrency: int
     _lanes: dict[str, Lane] = field(init=False)
     _busy: int = 0
-    _trying: dict[asyncio.Task[None], Delivery] = field(default_factory=dict)
+    _trying: dict[asyncio.Task[None], list[Delivery]] = field(default_factory=dict)
     _back: list[Delivery] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
     _turns: list[Lane] = field(init=False)
     _look_at: float = 0.0
+    _trier: Trier = field(init=False)
 
     def __post_init__(self) -> None:
         """Open a lane for every destination."""
         self._lanes = {name: Lane(destination) for name, destination in self.destinations.items()}
         self._turns = list(self._lanes.values())
+        self._trier = Trier(self.store, self.egress, self.rules, self.after, self.clock)
 
     def room(self, destination: str) -> int:
         """How many more may be handed over now; read from the writer's thread, so it is a hint and not a promise."""
         lane = self._lanes.get(destination)
         if lane is None or self._stopping or lane.state != "active" or lane.has_older:
             return 0
-        if lane.destination.rate is not None or lane.is_left_alone(self.clock()):
-            return 0  # a start of its rate is the database's to give
+        if lane.destination.is_paced or lane.is_left_alone(self.clock()):
+            return 0
         return lane.room
 
     def wake(self, destination: str | None = None, due_at: datetime | None = None) -> None:
@@ -221,7 +222,7 @@ class Deliverer:
     def _claim(self, lane: Lane, now: datetime) -> Claim:
         destination = lane.destination
         free = lane.room
-        if destination.rate is not None:  # a start that was granted does not wait for a slot
+        if destination.is_paced:  # a start that was granted does not wait for a slot
             free = min(free, max(self.max_concurrency - self._busy, 0 if lane.busy else 1))
         return Claim(
             self.store,
@@ -232,19 +233,20 @@ class Deliverer:
             has_health=destination.terms is not None,
             share=destination.share,
             held=lane.held_by_host(),
-            forced=lane.forced_room if destination.rate is None else free,
+            forced=free if destination.is_paced else lane.forced_room,
             again_first=lane.again_first,
             paced=self._paced(lane, now),
+            folded_past=None if destination.coalesce is None else destination.folded_past,
         )
 
     def _paced(self, lane: Lane, now: datetime) -> Paced | None:
-        rate = lane.destination.window
-        return None if rate is None else Paced(rate, now, lane.haste.by(rate, now))
+        rates = lane.destination.windows
+        return Paced(rates, now, lane.haste.by(rates, now)) if rates else None
 
     def _claimed(self, lane: Lane, claim: Claim, claimed: Claimed) -> None:
         now = claim.now
-        if claim.paced is not None and claimed.leased:
-            lane.begin_by = claim.paced.by
+        if claim.paced is not None and (claimed.leased or claimed.together):
+            lane.begin_by, lane.together = claim.paced.by, claimed.together
             lane.haste.saw(now, self.clock())
         lane.again_first ^= bool(claimed.leased)
         lane.more_asked = lane.more_asked or claimed.more_asked
@@ -292,8 +294,8 @@ class Deliverer:
         while started:
             started = False
             for lane in tuple(self._turns):
-                if lane.waiting and self._has_slot(lane) and (leased := lane.next(now)) is not None:
-                    self._begin(lane, *leased)
+                if lane.has_waiting and self._has_slot(lane) and (leased := lane.next(now)):
+                    self._begin(lane, leased)
                     self._turns.remove(lane)  # whoever had a slot comes last for the next
                     self._turns.append(lane)
                     started = True
@@ -301,12 +303,13 @@ class Deliverer:
     def _has_slot(self, lane: Lane) -> bool:
         return lane.has_own_slots or lane.busy == 0 or self._busy < self.max_concurrency
 
-    def _begin(self, lane: Lane, delivery: Delivery, event: Event) -> None:
+    def _begin(self, lane: Lane, leased: tuple[Leased, ...]) -> None:
+        delivery = leased[0][0]
         lane.begin(delivery)
         self._busy += not lane.has_own_slots
         # Whoever set this off, an API request perhaps, it is not of that: nor are those that follow on it.
-        trying = asyncio.create_task(self._attempt(lane, delivery, event, lane.begin_by), context=Context())
-        self._trying[trying] = delivery
+        trying = asyncio.create_task(self._attempt(lane, leased, lane.begin_by), context=Context())
+        self._trying[trying] = [one for one, _ in leased]
 
         def ended(task: asyncio.Task[None]) -> None:
             lane.end(delivery)
@@ -322,35 +325,15 @@ class Deliverer:
 
         trying.add_done_callback(ended, context=Context())
 
-    async def _attempt(self, lane: Lane, delivery: Delivery, event: Event, begin_by: datetime | None) -> None:
-        """One try: the flow through egress, the decision, one guarded write, one wide line."""
-        started, destination = self.clock(), lane.destination
-        lease = delivery.leased_until
+    async def _attempt(self, lane: Lane, leased: tuple[Leased, ...], begin_by: datetime | None) -> None:
+        started, destination, lease = self.clock(), lane.destination, leased[0][0].leased_until
         if lease is not None and started + destination.attempt_for > lease:
             return  # it waited too long in memory; the sweep gives it back, and no attempt is spent
         if begin_by is not None and started > begin_by:
             lane.due = True  # the start that was granted is over
-            self._give_back([delivery])
+            self._give_back([delivery for delivery, _ in leased])
             return
-        outcome = await attempt(self.egress, destination, delivery, event, started, self.after.log)
-        ended = self.clock()
-        decision = retry.decide(
-            outcome.result,
-            attempt=delivery.attempt_count + 1 - delivery.budget_from,
-            schedule=destination.schedule,
-            now=ended,
-            jitter=destination.jitter * self.rules.draw(),
-        )
-        attempt_id = ids.attempt_id(int(started.timestamp() * 1000), self.rules.entropy(10))
-        made = recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=ended)
-        op = Attempted(delivery, event, made, outcome.result, decision, ended, destination.terms, self.rules)
-        tried: Tried | None = None
-        try:
-            tried = await self._stored(op)
-        finally:
-            stored = tried is not None and tried.held
-            tell(self.after, delivery, made, decision, outcome.response, stored=stored)
-        if tried.held:
+        for delivery, decision, tried in await self._trier.run(destination, leased, started):
             self._settle(lane, delivery, decision, tried)
 
     def _settle(self, lane: Lane, delivery: Delivery, decision: Decision, tried: Tried) -> None:
@@ -380,17 +363,6 @@ class Deliverer:
                 told, destination=name, reason=reason
             )
 
-    async def _stored(self, op: Attempted) -> Tried:
-        """Write, and again while the lease holds: what is not written is sent a second time."""
-        lease = op.delivery.leased_until
-        while True:
-            try:
-                return await self.store.run(op)
-            except StoreUnavailable:
-                if lease is None or self.clock() + STORE_RETRY_FOR >= lease:
-                    raise
-            await asyncio.sleep(STORE_RETRY_FOR.total_seconds())
-
     async def stop(self, seconds: float) -> None:
         """Start nothing new; attempts under way have `seconds` to finish; all that is leased then is given back."""
         self._stopping = True
@@ -398,10 +370,8 @@ class Deliverer:
         if self._trying:
             await asyncio.wait(set(self._trying), timeout=seconds)
         # Only now: commits that were under way when the stop began may have handed over more.
-        back = self._back + [delivery for lane in self._lanes.values() for delivery, _ in lane.waiting]
-        for lane in self._lanes.values():
-            lane.waiting.clear()
-        back += list(self._trying.values())
+        back = self._back + [delivery for lane in self._lanes.values() for delivery in lane.drain()]
+        back += [delivery for leased in self._trying.values() for delivery in leased]
         unfinished = set(self._trying)
         for trying in unfinished:
             trying.cancel()

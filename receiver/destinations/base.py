@@ -95,6 +95,8 @@ class Kind:
         flow: `flow(event, options, now=…, home=…)`, see the module; `home` is this service's public URL, or None.
         masked: what may be stored and shown of a request of its flow.
         steps: how many requests its flow makes at most.
+        summary: `summary(events, options, now=…, home=…)`, a flow that tells of many events in one message; None for a
+            kind whose every event counts, which therefore takes no `coalesce`.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Kind:
     flow: Callable[..., Steps]
     masked: Callable[[HttpRequest], HttpRequest] = masked
     steps: int = 1
+    summary: Callable[..., Steps] | None = None
 
 
 def _is_secret(name: str) -> bool:

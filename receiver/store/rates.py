@@ -17,47 +17,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Paced:
-    """What asks for starts, and by when they will have been made; later than that nothing may begin."""
+    """What asks for starts, of which rates, and by when they will have been made; nothing may begin later than that."""
 
-    rate: Rate
+    rates: tuple[Rate, ...]
     now: datetime
     by: datetime
 
 
 @dataclass
 class Starts:
-    """What a rate has left, in this transaction."""
+    """What some rates have left, in this transaction; a start is one of each of them."""
 
     unit: Unit
     paced: Paced
-    pace: Pace
+    paces: dict[str, Pace]
 
     @classmethod
     def of(cls, unit: Unit, paced: Paced) -> Starts:
-        """Ask the row, which no other transaction has until this one ends."""
-        row = unit.window(paced.rate.name)
-        starts = "[]" if row is None else row.starts
-        pace = Pace.of(paced.rate.count, paced.rate.per, starts)
-        found = cls(unit, paced, pace.at(paced.now))
-        if found.pace.runs[-1:] != pace.runs[-1:]:  # of a clock set back: brought nearer once, not again and again
-            found._put()
+        """Ask the rows, which no other transaction has until this one ends."""
+        found = cls(unit, paced, {})
+        for rate in paced.rates:
+            row = unit.window(rate.name)
+            stored = Pace.of(rate.count, rate.per, "[]" if row is None else row.starts)
+            pace = stored.at(paced.now)
+            found.paces[rate.name] = pace
+            if pace.runs[-1:] != stored.runs[-1:]:  # of a clock set back: brought nearer once, not again and again
+                unit.put_window(Window(rate.name, pace.starts))
         return found
 
     @property
     def free(self) -> int:
         """How many there are."""
-        return self.pace.free(self.paced.now)
+        return min(map(self.free_of, self.paces))
+
+    def free_of(self, name: str) -> int:
+        """How many one of the rates has."""
+        return self.paces[name].free(self.paced.now)
 
     @property
     def next_at(self) -> datetime:
         """When there is one."""
-        return self.pace.next_at(self.paced.now)
+        return max(pace.next_at(self.paced.now) for pace in self.paces.values())
 
     def take(self, count: int) -> None:
         """So many are made."""
-        if count:
-            self.pace = self.pace.spend(self.paced.now, count, by=self.paced.by)
-            self._put()
-
-    def _put(self) -> None:
-        self.unit.put_window(Window(self.paced.rate.name, self.pace.starts))
+        for name, pace in self.paces.items() if count else ():
+            self.paces[name] = pace.spend(self.paced.now, count, by=self.paced.by)
+            self.unit.put_window(Window(name, self.paces[name].starts))

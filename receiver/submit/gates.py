@@ -135,7 +135,7 @@ class Gates:
 
     def asked(self, now: datetime) -> Paced | None:
         """The start that a submission asks for; None where there is no rate."""
-        return None if self.rate is None else Paced(self.rate, now, self.haste.by(self.rate, now))
+        return None if self.rate is None else Paced((self.rate,), now, self.haste.by((self.rate,), now))
 
     def begin(self, route: str, *, queued: bool = False) -> None:
         """One is sent: from the queue, or past it."""
