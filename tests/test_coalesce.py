@@ -13,6 +13,7 @@ from msgspec.structs import replace as changed
 from receiver.app import clock
 from receiver.deliver import Claim
 from receiver.deliver.claims import TOGETHER
+from receiver.deliver.lanes import Lane
 from receiver.deliver.ops import Attempted, Together
 from receiver.destinations import webhook
 from receiver.destinations.base import Kind
@@ -236,6 +237,17 @@ async def test_a_kind_that_asks_too_often_is_stopped(store: Store, target: Sink)
         ((reason,),) = rows_of(store, "SELECT reason FROM attempts")
     assert reason.startswith("a fault of the kind endless: more than its 3 requests")
     assert len(target.received) == 3
+
+
+def test_a_group_that_waits_goes_back_like_the_rest() -> None:
+    """When its destination is paused meanwhile, and at a stop."""
+    event = an_event(a_task("succeeded"))
+    for take_out in (lambda lane: lane.put_back(None, NOW), Lane.drain):
+        lane = Lane(to("http://x.example", coalesce=(1, SECOND)))
+        lane.together = tuple((a_delivery(event), event) for _ in range(3))
+        assert (lane.room, lane.is_low) == (0, False)
+        assert len(take_out(lane)) == 3
+        assert (lane.has_waiting, lane.room) == (False, 8)
 
 
 def test_a_lease_is_long_enough_for_all_steps() -> None:

@@ -43,7 +43,7 @@ from tests.rooms import (
     task_of,
     until,
 )
-from tests.world import Sink, sink
+from tests.world import Sink, script, sink, world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -150,16 +150,13 @@ async def test_a_start_is_taken_once_however_often_the_op_is_run(store: Store) -
 
 async def test_a_clock_set_back_is_noted_once(store: Store) -> None:
     """Else the time from which it counts would move on with the clock, and never come."""
-    await due(store, 1)
-    async with one_batch(store):
-        waiting = store.writer.run(claim(store, later(3600), limit=1))
-    await waiting
-    await due(store, 3)
+    await due(store, 5)
+    assert len((await store.run(claim(store, later(3600)))).leased) == 3
     found = await store.run(claim(store, NOW))
-    assert len(found.leased) == 2
+    assert found.leased == []
     assert found.upcoming is not None
     assert found.upcoming <= later(11.1)
-    assert len((await store.run(claim(store, found.upcoming))).leased) == 1
+    assert len((await store.run(claim(store, found.upcoming))).leased) == 2
 
 
 async def test_a_rate_holds_over_processes(tmp_path: Path) -> None:
@@ -305,6 +302,31 @@ async def test_the_rate_of_submissions_holds_over_processes(tmp_path: Path) -> N
         ops = [(store, accept(a_task("submitting"))) for store in stores for _ in range(20)]
         accepted = await asyncio.gather(*(store.run(op) for store, op in ops))
         assert [one.task is not None and one.task.state for one in accepted].count("submitting") == 3
+
+
+async def test_what_is_stored_too_late_is_not_sent(tmp_path: Path) -> None:
+    """The start that was granted with it is over: it goes to the queue, surely not taken, and is sent once."""
+
+    def rated(given: dict[str, Any]) -> None:
+        given["upstream"]["rate"] = "2/s"
+
+    async with world(tmp_path, change=rated) as here:
+        assert here.service is not None
+        store, haste = here.service.store, here.service.submitter.gates.haste
+        await until(lambda: not here.service or not here.service.submitter.gates.unseen)
+        haste.lag, go_on = 0.01, threading.Event()
+        held = store.writer.run(Do(lambda _unit: go_on.wait(5)))
+        asking = asyncio.create_task(here.submit(PRO, script()))
+        await until(lambda: haste.lag < 0.01 or store.writer.waiting >= 1)
+        began = clock()
+        await until(lambda: clock() - began > timedelta(milliseconds=600))
+        go_on.set()
+        await held
+        answer = await asking
+        assert (answer.status_code, answer.json()["state"]) == (202, "pending")
+        assert haste.lag > 0.5
+        await here.ended(answer.json()["id"])
+        assert here.upstream.ledger.submissions.total() == 1
 
 
 def test_the_rate_makes_callers_and_the_queue_take_turns() -> None:
