@@ -138,4 +138,4 @@ async def test_a_word_that_comes_late_does_not_end_a_wait(store: Store, target: 
         room.deliverer._heard(lane, Health("sink", held_until=clock() + HOUR))
         room.deliverer._heard(lane, Health("sink"))
         assert lane.is_left_alone(clock())
-        assert lane.next(clock()) is None
+        assert lane.next(clock()) == ()
