@@ -82,7 +82,7 @@ class Server:
         """A statement about databases, with their names put in."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             named = {key: sql.Identifier(name) for key, name in names.items()}
-            connection.execute(sql.SQL(statement).format(**named))  # type: ignore[arg-type]
+            connection.execute(sql.SQL(statement).format(**named))
 
     def remove(self) -> None:
         """Stop it at once and delete its folder."""
@@ -101,7 +101,9 @@ def launch(*, durable: bool = False, **options: str) -> Server:
     if owner := _owner():
         os.chown(folder, owner.pw_uid, owner.pw_gid)
     server = Server(folder, free_port(), ({} if durable else _HASTY) | options)
-    made = _start(folder, ["initdb", "-D", "data", "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C", "-EUTF8"])
+    made = _start(
+        folder, ["initdb", "--no-sync", "-D", "data", "-U", "postgres", "-A", "trust", "-EUTF8", "--locale=C"]
+    )
     said, _ = made.communicate(timeout=PATIENCE)
     assert made.returncode == 0, said.decode()
     server.start()
