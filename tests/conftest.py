@@ -1,14 +1,54 @@
-"""What all tests share: asynchronous ones run on asyncio, the loop that the service runs on."""
+"""What all tests share: asynchronous ones run on asyncio, the loop that the service runs on; and the engines."""
+
+from __future__ import annotations
 
 import signal
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests import databases
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Of the widest scope, so that one world can serve all tests of a module."""
     return "asyncio"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with the mark `engines` is made once for each engine, one with `engine(name)` for that one."""
+    [wanted] = [mark.args for mark in metafunc.definition.iter_markers("engine")] or [()]
+    if wanted or metafunc.definition.get_closest_marker("engines"):
+        metafunc.parametrize("engine", wanted or databases.ENGINES, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The engine that the tests of this moment work on, before any world of the module is built."""
+    name: str = getattr(request, "param", "sqlite")
+    databases.use(name)
+    yield name
+    databases.drop()
+    databases.use("sqlite")
+
+
+@pytest.fixture(autouse=True)
+def _own_databases(engine: str) -> Iterator[None]:
+    """What a test makes for itself on a server is gone after it."""
+    there = len(databases.now.made)
+    yield
+    databases.drop(keep=there)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _server() -> Iterator[None]:
+    """The server that some tests started is stopped."""
+    yield
+    databases.end()
 
 
 # A shell that starts the tests in the background lets them, and so every process they start, ignore Ctrl-C; some tests

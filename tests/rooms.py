@@ -1,20 +1,16 @@
-"""What the tests of the core rooms share: a migrated SQLite file, an open store, tasks, rules, and ops of one line.
+"""What the tests of the core rooms share: an open store, tasks, rules, and ops of one line.
 
-The store is the real one on a real file; only the clock and the dice are the test's.
+The store is the real one on a real database; only the clock and the dice are the test's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import shutil
-import tempfile
 import threading
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -24,10 +20,12 @@ from receiver.ids import DeliveryId, TaskId
 from receiver.ingest import Callback, Lane, Lookup, Polling, Rulebook
 from receiver.records import Delivery, Event, Observation, Task
 from receiver.routing import Rule
-from receiver.store import Store, migrations
+from receiver.store import Store
+from tests import databases
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
 
     from receiver.store import Unit
 
@@ -176,24 +174,10 @@ class Lines:
         return [fields for _, name, fields in self.lines if name == event]
 
 
-@cache
-def _template() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="receiver-test-")) / "template.db"
-    migrations.upgrade(f"sqlite:///{path}")
-    return path
-
-
-def database(folder: Path) -> str:
-    """The URL of a new file with the schema in it."""
-    path = folder / "receiver.db"
-    shutil.copy(_template(), path)
-    return f"sqlite:///{path}"
-
-
 @asynccontextmanager
 async def opened(folder: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    store = Store.open(database(folder))
+    """An open store on a new database."""
+    store = Store.open(databases.new(folder))
     try:
         yield store
     finally:
@@ -242,17 +226,12 @@ async def deliveries_of(store: Store, task_id: str) -> list[Delivery]:
 
 def rows_of(store: Store, sql: str) -> list[Any]:
     """What a connection of its own sees on disk."""
-    connection: Any = store.dialect.connect()
-    with closing(connection):
-        found: list[Any] = connection.execute(sql).fetchall()
-        return found
+    return databases.ask(store.dialect.url, sql)
 
 
 def on_disk(store: Store, sql: str, *values: Any) -> None:
     """Change the database behind everybody's back; `?` stands for a value on every engine."""
-    connection: Any = store.dialect.connect()
-    with closing(connection):
-        connection.execute(sql.replace("?", "%s") if store.dialect.is_shared else sql, values)
+    databases.change(store.dialect.url, sql, *values)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ import pytest
 
 from receiver.app import clock
 from receiver.web import problems
+from tests import databases
 from tests.rooms import NOW, a_task, put, rows_of, until
 from tests.world import API_KEY, I2V, PRO, V2V, body_of, script, world
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.world import World
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 OTHER_KEY = "another-key-0123456789"
 
@@ -551,10 +552,7 @@ async def test_a_store_that_cannot_commit_is_503(it: World) -> None:
     assert it.service is not None
     store = it.service.store
     task_id = await it.created(render=30)
-    store.writer._connection.execute("PRAGMA busy_timeout=10")
-    other = store.dialect.connect()
-    other.execute("BEGIN IMMEDIATE")
-    try:
+    with databases.outage(store):
         before = it.upstream.ledger.requests
         for answer in (
             await it.submit(prompt=script()),
@@ -568,9 +566,6 @@ async def test_a_store_that_cannot_commit_is_503(it: World) -> None:
         ready = await it.api.get(f"http://127.0.0.1:{it.settings['server']['port']}/readyz")
         assert ready.status_code == 503
         assert "cannot commit" in ready.json()["reasons"][0]
-    finally:
-        other.execute("ROLLBACK")
-        other.close()
     ready = await it.api.get(f"http://127.0.0.1:{it.settings['server']['port']}/readyz")
     assert ready.status_code == 200
     assert (await it.api.post(f"/tasks/{task_id}/cancel")).status_code == 200

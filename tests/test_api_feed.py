@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from receiver.records import Event
     from tests.world import World
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from receiver.store import Unit
     from tests.world import World
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 MEMBERS = [
     "id",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import orjson
 import pytest
@@ -15,6 +15,7 @@ from receiver.deliver import Claim
 from receiver.destinations.base import Kind, Options, Steps
 from receiver.destinations.webhook import WebhookOptions
 from receiver.wire import HttpRequest
+from tests import databases
 from tests.deliver_room import running, to
 from tests.rooms import (
     PATIENCE,
@@ -23,6 +24,7 @@ from tests.rooms import (
     an_event,
     deliveries_of,
     delivery_of,
+    on_disk,
     one_batch,
     opened,
     put,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from receiver.records import Delivery, Event
     from receiver.store import Store
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 
 @pytest.fixture
@@ -198,16 +200,12 @@ async def test_what_is_handed_over_during_a_stop_is_given_back(store: Store, tar
 
 async def test_a_stop_outlives_an_outage(store: Store, target: Sink) -> None:
     """The store is away: what could not be given back is said, and the leases run out by themselves."""
-    store.writer._connection.execute("PRAGMA busy_timeout=10")
     target.answers.append(None)
     async with running(store, to(target.url)) as room:
         (delivery,) = await room.given()
         await room.busy(1)
-        other = store.dialect.connect()
-        other.execute("BEGIN IMMEDIATE")
-        await room.deliverer.stop(0.0)
-        other.execute("ROLLBACK")
-        other.close()
+        with databases.outage(store):
+            await room.deliverer.stop(0.0)
         assert room.log.of("deliver.store_unavailable")
         assert (await delivery_of(store, delivery.id)).state == "leased"
 
@@ -239,7 +237,7 @@ async def test_retries_follow_the_schedule_in_the_rows(store: Store, target: Sin
 
 def make_due(store: Store, delivery: Delivery) -> None:
     """As if its time had come."""
-    rows_of(store, f"UPDATE deliveries SET due_at = 1 WHERE id = '{delivery.id}'")
+    on_disk(store, "UPDATE deliveries SET due_at = 1 WHERE id = ?", delivery.id)
 
 
 async def test_the_last_attempt_ends_it(store: Store, target: Sink) -> None:
@@ -266,16 +264,14 @@ async def test_a_redelivery_has_a_budget_of_its_own(store: Store, target: Sink) 
 
 async def test_an_outage_of_the_store_sends_nothing_twice(store: Store, target: Sink) -> None:
     """The answer came while the database was away: it is written when that is back, under the lease it has."""
-    store.writer._connection.execute("PRAGMA busy_timeout=10")
     async with running(store, to(target.url)) as room:
-        other = store.dialect.connect()
-        target.arrived = lambda _one: cast("None", other.execute("BEGIN IMMEDIATE"))
+        away = databases.Outage(store)
+        target.arrived = lambda _one: away.begin()
         (delivery,) = await room.given()
         await target.until(lambda: bool(target.received))
         await until(lambda: store.writer.failure is not None)
         target.arrived = lambda _one: None
-        other.execute("ROLLBACK")
-        other.close()
+        away.end()
         await room.until(delivery, "delivered")
         assert (len(target.received), room.attempts(delivery)) == (1, [(1, "ok")])
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from receiver.store import Store, Unit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LONG = [timedelta(0), *[timedelta(milliseconds=20)] * 50]

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from receiver.records import Delivery
     from receiver.store import Store, Unit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 FAR = [timedelta(0), timedelta(hours=1), timedelta(hours=1)]
 
 

@@ -19,6 +19,7 @@ from receiver.errors import EnvelopeError, TooLarge
 from receiver.ids import TaskId
 from receiver.ingest import Callback
 from receiver.web import asgi
+from tests import databases
 from tests.rooms import PATIENCE, a_task, later, opened, put, rows_of, rulebook, task_of, until
 from tests.world import callback_url_of, world
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from receiver.store import Store
     from tests.world import World
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 RECEIVED = {"received": True}
 
@@ -256,17 +257,11 @@ async def test_received_means_on_disk(it: World, http: httpx.AsyncClient) -> Non
     assert it.service is not None
     task_id, url, upstream_id = await rendering(it)
     store = it.service.store
-    store.writer._connection.execute("PRAGMA busy_timeout=10")
-    other = store.dialect.connect()
-    other.execute("BEGIN IMMEDIATE")
-    try:
+    with databases.outage(store):
         for answer in (await http.post(url, json=success(upstream_id)), await http.get(url)):
             assert answer.status_code == 503
             assert int(answer.headers["retry-after"]) > 0
         assert await it.state(task_id) == "queued"
-    finally:
-        other.execute("ROLLBACK")
-        other.close()
     assert (await http.post(url, json=success(upstream_id))).status_code == 200
     assert await it.verdicts(task_id) == ["accepted"]
 

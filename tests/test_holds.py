@@ -15,8 +15,9 @@ from receiver.deliver import Claim
 from receiver.errors import Conflict
 from receiver.records import Health
 from receiver.store import Store
+from tests import databases
 from tests.deliver_room import running, to
-from tests.rooms import Do, a_delivery, a_task, an_event, database, delivery_of, opened, put, until
+from tests.rooms import Do, a_delivery, a_task, an_event, delivery_of, opened, put, until
 from tests.world import Sink, sink
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from receiver.store import Unit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 HOUR = timedelta(hours=1)
 
 
@@ -67,7 +68,7 @@ async def test_nothing_is_sent_before_the_time_it_named(store: Store, target: Si
 
 async def test_a_wait_holds_over_processes_and_restarts(tmp_path: Path, target: Sink) -> None:
     """It is a row: who did not hear it asks before it claims, and a new process hands nothing over."""
-    url = database(tmp_path)
+    url = databases.new(tmp_path)
     one, two = Store.open(url), Store.open(url)
     target.answers[:] = [said("3600")]
     try:

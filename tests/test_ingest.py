@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from receiver.records import Task
     from receiver.store import Store
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 SUCCESS = '{"task_id":"up-1","status":"3","video_url":"https://x.example/v.mp4"}'
 ODD = '{"task_id":"up-2","status":"3","video_url":"https://x.example/v.mp4"}'

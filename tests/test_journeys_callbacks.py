@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import Any
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 ENDS = {"succeed": "task.succeeded", "fail": "task.failed", "cancel": "task.cancelled"}
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 ENDS = {"succeed": "task.succeeded", "fail": "task.failed", "cancel": "task.cancelled"}
 DEADLINE = timedelta(seconds=0.8)
 SOON = timedelta(milliseconds=300)

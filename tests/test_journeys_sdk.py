@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 Way = Literal["sync", "async"]
 WAYS: list[Way] = ["sync", "async"]
 UPSTREAM_KEY = "upstream-key"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 AMBIGUOUS = ["hang-after", "reset-after", "500-after", "503-html-after", "408-after", "unreadable-after", "empty-after",
              "scalar-after", "no-id-after", "cut-after"]  # fmt: skip

@@ -1,6 +1,6 @@
 """SIGKILL between any two steps, and start again: nothing is lost, nothing is paid twice, nothing is told twice.
 
-A real `receiver serve` works on a SQLite file while the upstream and the consumer live on in this process. It is
+A real `receiver serve` works on a database while the upstream and the consumer live on in this process. It is
 killed at seeded moments: by chance, and where it hurts (a submission sent and not answered, a callback just answered, a
 webhook received and not answered, a caller just told, the service just starting). Beside the consumer that is well
 there is one that is so only now and then, so that its circuit opens again and again, and one that is paused from before
@@ -15,9 +15,8 @@ import itertools
 import os
 import random
 import signal
-import sqlite3
 from collections import Counter, defaultdict
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ import pytest
 import tomli_w
 
 from receiver.emulator import Emulator, EmulatorOptions, running
-from tests import world
+from tests import databases, world
 from tests.ports import free_port
 from tests.victim import Victim, until
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 SEED = int(os.environ.get("KILL_SEED", "20261121"))
 KILLS = 26
@@ -80,7 +79,7 @@ class Scene:
     troubled: world.Sink
     held: world.Sink
     dice: random.Random
-    database: Path
+    database: str
     acknowledged: dict[str, str] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
     opened: list[int] = field(default_factory=list)
@@ -88,8 +87,7 @@ class Scene:
 
     def rows(self, question: str) -> list[Any]:
         """Ask the database, beside the process."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
-            return connection.execute(question).fetchall()
+        return databases.ask(self.database, question)
 
     async def turn(self, name: str, way: str) -> None:
         """Pause or resume a destination."""
@@ -188,7 +186,7 @@ class Scene:
 async def _scene(folder: Path) -> AsyncIterator[Scene]:
     options = EmulatorOptions(seed=SEED, render_seconds=0.1, chances=FAULTS)
     async with world.sink() as sink, world.sink() as troubled, world.sink() as held, running(options) as upstream:
-        port, database = free_port(), folder / "receiver.db"
+        port, database = free_port(), databases.empty(folder)
         given = world.settings(upstream.base_url, sink.url, port, database)
         _configure(given)
         given["destinations"] += [_troubled(troubled.url), world.destination("held", held.url)]
@@ -288,7 +286,7 @@ def _judge(scene: Scene) -> None:
     _judge_webhooks(scene)
     _judge_troubled(scene)
     _judge_log(scene)
-    assert scene.rows("pragma integrity_check") == [("ok",)]
+    assert databases.is_sound(scene.database)
 
 
 def _judge_ends(scene: Scene, tasks: dict[str, Any]) -> None:

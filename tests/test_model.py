@@ -35,7 +35,8 @@ from receiver.retry import Decision, Result
 from receiver.routing import Rule
 from receiver.submit.ops import Accept, Adopt, Answered, Cancel, Claim, Terms
 from receiver.upstream.base import Ambiguous, NotTaken, Refused, Taken
-from tests.rooms import NOW, PRO, V2V, a_task, callback, database, entropy, lookup, one_batch, rulebook
+from tests import databases
+from tests.rooms import NOW, PRO, V2V, a_task, callback, entropy, lookup, one_batch, rulebook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +110,7 @@ class Service(RuleBasedStateMachine):
     async def _open(self) -> Store:
         from receiver.store import Store
 
-        return Store.open(database(self.folder))
+        return Store.open(databases.new(self.folder))
 
     def teardown(self) -> None:
         """Close the file."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from receiver.store import Store
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 MISSING = (400, '{"code":"task_not_exist","message":"task_not_exist","data":null}')
 NOTHING = (404, '{"error":{"message":"no such route","type":"comet_api_error"}}')

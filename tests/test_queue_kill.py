@@ -13,10 +13,9 @@ import asyncio
 import os
 import random
 import signal
-import sqlite3
 import time
 from collections import Counter
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ import pytest
 import tomli_w
 
 from receiver.emulator import Emulator, EmulatorOptions, running
-from tests import world
+from tests import databases, world
 from tests.ports import free_port
 from tests.victim import Victim, until
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 SEED = int(os.environ.get("KILL_SEED", "20261121"))
 MANY = 5_000
@@ -57,15 +56,14 @@ class Scene:
     victim: Victim
     upstream: Emulator
     dice: random.Random
-    database: Path
+    database: str
     told: dict[int, str] = field(default_factory=dict)
     cut_off: int = 0
     spells: list[str] = field(default_factory=list)
 
     def rows(self, question: str) -> list[Any]:
         """Ask the database, beside the process."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
-            return connection.execute(question).fetchall()
+        return databases.ask(self.database, question)
 
     def taken(self) -> int:
         """How many the upstream has taken."""
@@ -158,7 +156,7 @@ def _prompt(number: int) -> str:
 async def _scene(folder: Path) -> AsyncIterator[Scene]:
     options = EmulatorOptions(seed=SEED, outcome="never", callback="missing", submit="429", submit_delay=0.002)
     async with world.sink() as sink, running(options) as upstream:
-        port, database = free_port(), folder / "receiver.db"
+        port, database = free_port(), databases.empty(folder)
         given = world.settings(upstream.base_url, sink.url, port, database)
         _configure(given)
         config = folder / "config.toml"

@@ -23,6 +23,7 @@ from receiver.submit import Gates
 from receiver.submit.ops import Accept
 from receiver.submit.ops import Claim as ClaimTasks
 from receiver.submit.repeats import Asked
+from tests import databases
 from tests.deliver_room import running, to
 from tests.rooms import (
     NOW,
@@ -32,7 +33,6 @@ from tests.rooms import (
     a_task,
     an_event,
     callback,
-    database,
     delivery_of,
     later,
     one_batch,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from receiver.records import Delivery, Task
     from receiver.store import Unit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 SECOND = timedelta(seconds=1)
 THREE = Rate("destination:sink", 3, SECOND)
 
@@ -70,7 +70,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 @asynccontextmanager
 async def two_on_one(folder: Path) -> AsyncIterator[tuple[Store, Store]]:
     """Two processes' stores on one database: each has a writer of its own."""
-    url = database(folder)
+    url = databases.new(folder)
     stores = Store.open(url), Store.open(url)
     try:
         yield stores

@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import shutil
 import signal
-import sqlite3
 from collections import Counter
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -28,8 +26,8 @@ from receiver.app import clock
 from receiver.emulator import Emulator, EmulatorOptions, running
 from receiver.records import Attempt, Delivery, Event, Task
 from receiver.routing import OWN_CALLBACK
-from receiver.store import Store, migrations
-from tests import world
+from receiver.store import Store
+from tests import databases, world
 from tests.ports import free_port
 from tests.rooms import Do, a_task, entropy
 from tests.victim import Victim, until
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
 
     from receiver.store import Unit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 SEED = int(os.environ.get("REPLAY_SEED", "20261121"))
 MANY, SOME = 10_000, 1_000
@@ -134,10 +132,9 @@ def _stage(unit: Unit, rows: list[Rows]) -> None:
             unit.add_attempt(attempt)
 
 
-async def _fill(path: Path, window: Window, count: int) -> None:
-    """A store with so many dead deliveries, and the bystanders among them."""
-    migrations.upgrade(f"sqlite:///{path}")
-    store = Store.open(f"sqlite:///{path}")
+async def _fill(database: str, window: Window, count: int) -> None:
+    """So many dead deliveries, and the bystanders among them."""
+    store = Store.open(database)
     rows = [*_dead(window, count), *_bystanders(window)]
     random.Random(SEED).shuffle(rows)
     for start in range(0, len(rows), AT_ONCE):
@@ -153,23 +150,19 @@ class Scene:
     victim: Victim
     upstream: Emulator
     sink: world.Sink
+    given: dict[str, Any]
     folder: Path
     window: Window
     wanted: set[str] = field(default_factory=set)
     others: list[Any] = field(default_factory=list)
     leased: list[set[str]] = field(default_factory=list)
-    _templates: dict[int, Path] = field(default_factory=dict)
+    database: str = ""
+    _filled: dict[int, str] = field(default_factory=dict)
     _log_from: int = 0
-
-    @property
-    def database(self) -> Path:
-        """The file that the process serves."""
-        return self.folder / "receiver.db"
 
     def rows(self, question: str) -> list[Any]:
         """Ask the database, beside the process."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
-            return connection.execute(question).fetchall()
+        return databases.ask(self.database, question)
 
     @property
     def mine(self) -> str:
@@ -181,16 +174,15 @@ class Scene:
     async def begin(self, count: int, state: str = "dead") -> None:
         """A new store with so many deliveries that are to be replayed; the process runs on it."""
         self.victim.quell()
-        if count not in self._templates:
-            self._templates[count] = self.folder / f"{count}.template"
-            await _fill(self._templates[count], self.window, count)
-        for beside in ("", "-wal", "-shm", ".lock"):
-            self.database.with_name(self.database.name + beside).unlink(missing_ok=True)
-        shutil.copy(self._templates[count], self.database)
+        if count not in self._filled:
+            self._filled[count] = databases.twin(databases.new(self.folder), self.folder)
+            await _fill(self._filled[count], self.window, count)
+        self.database = databases.twin(self._filled[count], self.folder)
+        self.given["database"]["url"] = self.database
+        self.victim.config.write_text(tomli_w.dumps(self.given))
         if state != "dead":
-            with closing(sqlite3.connect(self.database)) as other, other:
-                turned = f"case state when 'dead' then '{state}' when '{state}' then 'dead' else state end"
-                other.execute(f"update deliveries set state = {turned} where {self.mine}")
+            turned = f"case state when 'dead' then '{state}' when '{state}' then 'dead' else state end"
+            databases.change(self.database, f"update deliveries set state = {turned} where {self.mine}")
         self.sink.received.clear()
         self.sink.arrived = lambda _one: None
         self.leased.clear()
@@ -207,10 +199,8 @@ class Scene:
 
     def rest(self) -> list[Any]:
         """The deliveries that are not to be replayed, whole."""
-        column = "select name from pragma_table_info('deliveries')"
-        place = [row[0] for row in self.rows(column)].index("event_id")
-        found = self.rows("select * from deliveries order by id")
-        return [row for row in found if row[place] not in self.wanted]
+        found = self.rows("select event_id, * from deliveries order by id")
+        return [row for row in found if row[0] not in self.wanted]
 
     # -- the API ---------------------------------------------------------------------------------------------------
 
@@ -316,7 +306,7 @@ class Scene:
         assert self.rest() == self.others
         ledger = self.upstream.ledger
         assert (ledger.submissions.total(), ledger.created.total(), ledger.lookups.total()) == (0, 0, 0)
-        assert self.rows("pragma integrity_check") == [("ok",)]
+        assert databases.is_sound(self.database)
         log = self.victim.config.with_suffix(".log").read_bytes()[self._log_from :].decode()
         assert log.count('"replay.started"') <= 1  # the kill may come before that turn's lines are written
         assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:3000]
@@ -331,17 +321,16 @@ def _ms(at: datetime) -> int:
 async def _set_up(folder: Path) -> AsyncIterator[Scene]:
     async with world.sink() as sink, running(EmulatorOptions()) as upstream:
         port = free_port()
-        given = world.settings(upstream.base_url, sink.url, port, folder / "receiver.db")
+        given = world.settings(upstream.base_url, sink.url, port, "")
         given["logging"]["level"] = "info"
         given["delivery"]["schedule"] = ["0s"] + ["100ms"] * 20
         given["destinations"] = [world.destination(name, sink.url, max_concurrency=SLOTS) for name in ("sink", "other")]
         config = folder / "config.toml"
-        config.write_text(tomli_w.dumps(given))
         victim = Victim(config, f"http://127.0.0.1:{port}")
         now = clock()
         window = Window(now - timedelta(hours=3), now - timedelta(hours=1))
         try:
-            yield Scene(victim, upstream.emulator, sink, folder, window)
+            yield Scene(victim, upstream.emulator, sink, given, folder, window)
         finally:
             victim.end()
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sqlite3
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +20,7 @@ from receiver.errors import Conflict, NotFound
 from receiver.ids import ReplayId
 from receiver.records import Replay
 from receiver.routing import OWN_CALLBACK
+from tests import databases
 from tests.rooms import PATIENCE, Do, Lines, a_delivery, a_task, an_event, entropy, later, opened, put, until
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from receiver.records import Delivery
     from receiver.store import Store, Unit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 HOUR = 3600.0
 ASKED = later(HOUR)
@@ -233,36 +232,27 @@ async def test_a_step_that_cannot_be_written_whole_leaves_nothing(room: Room) ->
     given = many(STEP + 1)
     await put(room.store, *given)
     replay = await room.replayer.start()
-    forbid = "CREATE TRIGGER t BEFORE UPDATE ON replays BEGIN SELECT RAISE(ABORT, 'no'); END"
-    with closing(room.store.dialect.connect()) as beside:
-        beside.execute(forbid)
-        with pytest.raises(sqlite3.IntegrityError, match="no"):
+    with databases.forbidden(room.store, "UPDATE", "replays"):
+        with pytest.raises(room.store.dialect.error, match="forbidden"):
             await room.replayer.run()
         assert await room.all() == given
         assert await room.replay(replay.id) == replay
-        beside.execute("DROP TRIGGER t")
     assert [one.replayed for one in await room.to_end(replay)] == [STEP, STEP + 1]
     assert await room.opened() == ids_of(given)
 
 
 async def test_a_replay_outlives_an_outage_of_the_store(room: Room) -> None:
-    """While the database is locked nothing is opened and it is told; then the steps go on where they were."""
-    room.store.writer._connection.execute("PRAGMA busy_timeout=10")
+    """While nothing can be committed nothing is opened and it is told; then the steps go on where they were."""
     given = many(2 * STEP + 1)
     await put(room.store, *given)
     replay = await room.replayer.start()
-    with closing(room.store.dialect.connect()) as beside:
-
-        def lock(steps: int) -> None:
-            if steps == 1:
-                beside.execute("BEGIN IMMEDIATE")
-
-        room.between = lock
-        walk = asyncio.create_task(room.to_end(replay))
-        await until(lambda: room.log.of("replay.store_unavailable"))
-        assert (await room.replay(replay.id)).replayed == STEP
-        assert await room.opened() == ids_of(given[:STEP])
-        beside.execute("ROLLBACK")
+    away = databases.Outage(room.store)
+    room.between = lambda steps: away.begin() if steps == 1 else None
+    walk = asyncio.create_task(room.to_end(replay))
+    await until(lambda: room.log.of("replay.store_unavailable"))
+    assert (await room.replay(replay.id)).replayed == STEP
+    assert await room.opened() == ids_of(given[:STEP])
+    away.end()
     await walk
     assert (await room.replay(replay.id)).replayed == len(given)
     assert await room.opened() == ids_of(given)

@@ -19,13 +19,13 @@ from receiver.records import Attempt, Inbox, Refusal, Task
 from receiver.store import schema
 from receiver.store.dialect import SQLite, open_dialect
 from receiver.store.rows import Rows, Update, from_ms, to_ms
+from tests import databases
 from tests.rooms import (
     NOW,
     Do,
     a_delivery,
     a_task,
     an_event,
-    database,
     deliveries_of,
     delivery_of,
     later,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from receiver.store import Store
     from receiver.store.rows import Prepared
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_urls_are_paths() -> None:
 
 def test_one_process_serves_a_file(tmp_path: Path) -> None:
     """The second is refused with the number of the first; when that is killed, the lock is free."""
-    url = database(tmp_path)
+    url = databases.new(tmp_path)
     script = (
         "import sys\nfrom receiver.store.dialect import open_dialect\n"
         f"lock = open_dialect({url!r}).claim_for_serving()\nprint('locked', flush=True)\nsys.stdin.read()\n"

@@ -15,6 +15,7 @@ from receiver.ingest.record import URGENT
 from receiver.submit.ops import Accept, Adopt, Answered, Cancel, Claim, Terms
 from receiver.sweep import Disown
 from receiver.upstream.base import Ambiguous, NotTaken, Refused, Taken
+from tests import databases
 from tests.rooms import (
     NOW,
     PRO,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from receiver.upstream.base import Submission
     from tests.world import World
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 TERMS = Terms(
     signing_keys=("k" * 32,),
@@ -385,19 +386,15 @@ async def test_an_answer_outlives_an_outage_of_the_store(tmp_path: Path) -> None
     async with world(tmp_path) as it:
         assert it.service is not None
         writer = it.service.store.writer
-        writer._connection.execute("PRAGMA busy_timeout=10")
         submitting = asyncio.create_task(it.submit(prompt=script(submit_delay=0.2)))
         await it.eventually(lambda: _some(it))
-        other = it.service.store.dialect.connect()
-        other.execute("BEGIN IMMEDIATE")
 
         async def failed() -> bool:
             return writer.failure is not None
 
-        await it.eventually(failed)
-        await it.eventually(lambda: _taken(it))
-        other.execute("ROLLBACK")
-        other.close()
+        with databases.outage(it.service.store):
+            await it.eventually(failed)
+            await it.eventually(lambda: _taken(it))
         answer = await submitting
         assert answer.status_code == 201, answer.text
         await it.whole(answer.json()["id"])

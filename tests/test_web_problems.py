@@ -15,6 +15,7 @@ from receiver.metrics import Metrics
 from receiver.web import Front, asgi, problems
 from receiver.web.guard import Guard
 from receiver.web.table import Answer, Operation
+from tests import databases
 from tests.test_api import is_problem
 from tests.world import API_KEY, PATIENCE, PRO, body_of, script, world
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     Producer = Callable[[World, pytest.MonkeyPatch], Awaitable[httpx.Response]]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 
 @pytest.fixture(scope="module")
@@ -146,15 +147,8 @@ async def submission_ambiguous(it: World, patch: pytest.MonkeyPatch) -> httpx.Re
 def held(it: World) -> Iterator[None]:
     """Nothing can be committed."""
     assert it.service is not None
-    store = it.service.store
-    store.writer._connection.execute("PRAGMA busy_timeout=10")
-    other = store.dialect.connect()
-    other.execute("BEGIN IMMEDIATE")
-    try:
+    with databases.outage(it.service.store):
         yield
-    finally:
-        other.execute("ROLLBACK")
-        other.close()
 
 
 async def method_not_allowed(it: World, _patch: pytest.MonkeyPatch) -> httpx.Response:

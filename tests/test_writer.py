@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from receiver.store import Unit
     from receiver.store.dialect.postgres import PostgresSession
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A whole world for journeys: the emulator, a real service on a real SQLite file, and a sink that checks signatures.
+"""A whole world for journeys: the emulator, a real service on a real database, and a sink that checks signatures.
 
 Everything speaks over real sockets on loopback, in the test's own loop; only the upstream is played. A prompt scripts
 the emulator (`receiver.emulator`), so one world serves many tests; each task has a prompt of its own.
@@ -21,6 +21,7 @@ from standardwebhooks import Webhook
 
 from receiver import app, config
 from receiver.emulator import Emulator, EmulatorOptions, RunningEmulator, directive, running
+from tests import databases
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -150,11 +151,11 @@ def destination(name: str, url: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "kind": "webhook", "url": url, "secrets": [SECRET], "allow_private": True, **more}
 
 
-def settings(emulator_url: str, sink_url: str, port: int, database: Path) -> dict[str, Any]:
+def settings(emulator_url: str, sink_url: str, port: int, database: str) -> dict[str, Any]:
     """A configuration with short times; a test changes what it is about."""
     return {
         "server": {"public_url": f"http://127.0.0.1:{port}", "port": port},
-        "database": {"url": f"sqlite:///{database}"},
+        "database": {"url": database},
         "security": {"signing_keys": [SIGNING_KEY], "api_keys": [API_KEY]},
         "upstream": {
             "base_url": emulator_url,
@@ -396,7 +397,7 @@ async def world(
     """Build a world, start it, and take it down."""
     async with sink() as consumer, running(emulator or EmulatorOptions()) as upstream:
         port = free_port()
-        given = settings(upstream.base_url, consumer.url, port, folder / "receiver.db")
+        given = settings(upstream.base_url, consumer.url, port, databases.new(folder))
         change(given)
         base = f"http://127.0.0.1:{port}/api/v1"
         async with httpx.AsyncClient(
