@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -32,14 +35,39 @@ if TYPE_CHECKING:
 SHORT = """
 from datetime import timedelta
 import receiver.deliver.lanes, receiver.poll, receiver.submit.sending
-receiver.poll.LEASE_MARGIN = receiver.submit.sending.LEASE_MARGIN = timedelta(seconds=3)
-receiver.deliver.lanes.Destination.lease_for = property(lambda self: timedelta(seconds=self.timeout + 3))
+receiver.poll.LEASE_MARGIN = receiver.submit.sending.LEASE_MARGIN = timedelta(seconds=5)
+receiver.deliver.lanes.Destination.lease_for = property(lambda self: timedelta(seconds=self.timeout + 5))
 """
-"""Leases of five seconds: no setting makes them shorter than half a minute, and this is about what follows."""
-SERVE = """
+"""Leases of seven seconds: no setting makes them shorter than half a minute, and this is about what follows."""
+NEST = """
+import json, os, select, sys
+import receiver.app, receiver.cli
 from receiver.__main__ import main
-main()
+hatched = {}
+while True:
+    if select.select([sys.stdin], [], [], 0.05)[0]:
+        line = sys.stdin.buffer.raw.readline()
+        if not line:
+            break
+        told = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            log = os.open(told["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            exec(told["prologue"])
+            sys.argv = ["receiver", "serve", "--config", told["config"]]
+            main()
+            os._exit(0)
+        hatched[pid] = told["ended"]
+        print(pid, flush=True)
+    while hatched and (found := os.waitpid(-1, os.WNOHANG))[0]:
+        path = hatched.pop(found[0])
+        with open(path + "~", "w") as file:
+            file.write(str(os.waitstatus_to_exitcode(found[1])))
+        os.rename(path + "~", path)
 """
+"""Hatches `receiver serve` with everything imported, any number at once: a cold start costs seconds of a core."""
 
 
 def shifted(hours: int) -> str:
@@ -49,6 +77,53 @@ import datetime, time_machine
 wrong = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours={hours})
 time_machine.travel(wrong, tick=True).start()
 """
+
+
+class Nest:
+    """The process that hatches them."""
+
+    def __init__(self) -> None:
+        """Start it."""
+        self.process = subprocess.Popen([sys.executable, "-c", NEST], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def hatch(self, **told: str) -> int:
+        """One more; its process id."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(orjson.dumps(told) + b"\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def end(self) -> None:
+        """End it."""
+        self.process.communicate()
+
+
+@dataclass
+class Instance(Victim):
+    """One of them; `prologue` runs before it."""
+
+    nest: Nest = field(default_factory=Nest)
+    prologue: str = ""
+
+    def spawn(self) -> None:
+        """Start it."""
+        self._ended.unlink(missing_ok=True)
+        log = str(self.config.with_suffix(".log"))
+        ended = str(self._ended)
+        self._pid = self.nest.hatch(config=str(self.config), log=log, ended=ended, prologue=self.prologue)
+
+    @property
+    def _ended(self) -> Path:
+        return self.config.with_suffix(".ended")
+
+    def _wait(self) -> int:
+        ends = time.monotonic() + 20
+        while not self._ended.exists():
+            assert time.monotonic() < ends, f"{self.config} did not end"
+            time.sleep(0.05)
+        self._pid = 0
+        return int(self._ended.read_text())
 
 
 @dataclass
@@ -65,7 +140,7 @@ class Fleet:
     upstream: Emulator
     sink: world.Sink
     dice: random.Random
-    instances: dict[str, Victim]
+    instances: dict[str, Instance]
     url: str
     told: dict[str, tuple[int, dict[str, str], dict[str, Any]]] = field(default_factory=dict)
     cut_off: list[str] = field(default_factory=list)
@@ -79,7 +154,7 @@ class Fleet:
         """Start some, or all, and wait until they answer."""
         chosen = [self.instances[name] for name in names or self.instances]
         for one in chosen:
-            one.spawn_cold()
+            one.spawn()
         await asyncio.gather(*(one.ready() for one in chosen))
 
     async def stop(self) -> None:
@@ -207,7 +282,7 @@ async def fleet(
     ports = {name: world.free_port() for name in names}
     urls = [f"http://127.0.0.1:{port}" for port in ports.values()]
     async with world.sink() as sink, running(options) as upstream, balancer(urls, dice) as url:
-        instances = {}
+        instances, nest = {}, Nest()
         for name, port in ports.items():
             given = world.settings(upstream.base_url, sink.url, port, folder / "unused.db")
             given["server"]["public_url"] = url
@@ -217,10 +292,11 @@ async def fleet(
             change(given)
             config = folder / f"{name}.toml"
             config.write_text(tomli_w.dumps(given))
-            words = ("-c", prologues[name] + SERVE) if prologues else ("-m", "receiver")
-            instances[name] = Victim(config, f"http://127.0.0.1:{port}", words=words)
+            prologue = (prologues or {}).get(name, "")
+            instances[name] = Instance(config, f"http://127.0.0.1:{port}", nest=nest, prologue=prologue)
         try:
             yield Fleet(server, database, upstream.emulator, sink, dice, instances, url)
         finally:
             for one in instances.values():
-                one.end()
+                one.quell()
+            nest.end()

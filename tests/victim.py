@@ -34,13 +34,12 @@ for _ in sys.stdin:
 
 @dataclass
 class Victim:
-    """The process, and when it was killed; `words` are what it is started with."""
+    """The process, and when it was killed."""
 
     config: Path
     url: str
     kills: list[float] = field(default_factory=list)
     up: asyncio.Event = field(default_factory=asyncio.Event)
-    words: tuple[str, ...] = ("-m", "receiver")
     _pid: int = 0
     _cold: subprocess.Popen[bytes] | None = None
     _nest: subprocess.Popen[bytes] | None = None
@@ -48,7 +47,7 @@ class Victim:
     def spawn_cold(self) -> None:
         """Start it as a user does."""
         with self.config.with_suffix(".log").open("ab") as log:
-            command = [sys.executable, *self.words, "serve", "--config", str(self.config)]
+            command = [sys.executable, "-m", "receiver", "serve", "--config", str(self.config)]
             self._cold = subprocess.Popen(command, stdout=log, stderr=log)
         self._pid = self._cold.pid
 
@@ -76,7 +75,7 @@ class Victim:
                 except httpx.TransportError:
                     return False
 
-            await until(answers, "the service to answer")
+            await until(answers, "the service to answer", limit=90)
         self.up.set()
 
     def _lives(self) -> bool:
