@@ -34,7 +34,7 @@ class Proxy:
             `late`: what is marked reaches the server when `release` is called, long after the client was cut off.
         words: what the transaction bears that is hit; None for none.
         is_away: nobody gets through.
-        lets_in: so many more get through, and then it is away; None for no limit.
+        begins_nothing: whoever begins a transaction is cut off.
         hits: how often it struck.
         ended: of `late`: the server's last words, once it was released.
     """
@@ -47,7 +47,7 @@ class Proxy:
     words: bytes | None = None
     is_away: bool = False
     away_after: bool = False
-    lets_in: int | None = None
+    begins_nothing: bool = False
     hits: int = 0
     ended: Future[bytes] = field(default_factory=Future)
     _release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -55,11 +55,11 @@ class Proxy:
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _listener: asyncio.Server | None = None
 
-    def arm(self, mode: Mode, words: str, *, away: bool = False, lets_in: int | None = None) -> None:
-        """Hit the next transaction that bears these words; and then stay away, or let in only so many more."""
+    def arm(self, mode: Mode, words: str, *, away: bool = False) -> None:
+        """Hit the next transaction that bears these words, and then stay away; of `late`, let nobody begin another."""
 
         def armed() -> None:
-            self.mode, self.words, self.away_after, self.lets_in = mode, words.encode(), away, lets_in
+            self.mode, self.words, self.away_after = mode, words.encode(), away
             self.ended = Future()
             self._release.clear()
 
@@ -73,7 +73,7 @@ class Proxy:
         """Let everybody in."""
 
         def back() -> None:
-            self.is_away, self.lets_in, self.words = False, None, None
+            self.is_away, self.begins_nothing, self.words = False, False, None
 
         self._do(back)
 
@@ -119,17 +119,11 @@ class Proxy:
         for link in list(self._links):
             link.cut()
 
-    def lets_through(self) -> bool:
-        """Whether one more may come in."""
-        if self.lets_in is not None and not self.words:
-            self.lets_in -= 1
-            self.is_away = self.is_away or self.lets_in < 0
-        return not self.is_away
-
     def struck(self) -> None:
         """It has hit what it was armed for."""
         self.words = None
         self.hits += 1
+        self.begins_nothing = self.mode == "late"
         if self.away_after:
             self._go_away()
 
@@ -143,7 +137,7 @@ class Proxy:
         self._running.discard(task)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self.lets_through():
+        if self.is_away:
             writer.transport.abort()
             return
         theirs, ours = await asyncio.open_connection(self.host, self.port)
@@ -202,6 +196,9 @@ class _Link:
             head = await self.reader.readexactly(5)
             message = head + await self.reader.readexactly(struct.unpack("!I", head[1:])[0] - 4)
             words = self.proxy.words
+            if self.proxy.begins_nothing and b"BEGIN" in message:
+                self.cut()
+                return
             self.listens = self.listens or b"LISTEN " in message
             self._is_marked = self._is_marked or (words is not None and words in message)
             if self._is_marked and words is not None and self.proxy.mode == "late":

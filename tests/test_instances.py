@@ -142,14 +142,17 @@ async def _came_to_nothing(scene: fleet.Fleet) -> bool:
 
 
 def _ended_rows(scene: fleet.Fleet) -> dict[str, dict[str, dict[str, Any]]]:
-    """By table and id, the rows that nobody has a reason to change any more."""
+    """By table and id, the rows that nobody has a reason to change any more; that a callback came again may be noted."""
     asked = {
         "tasks": "finished_at is not null and state != 'lost'",
         "deliveries": "finished_at is not null",
         "attempts": "true",
         "events": "true",
     }
-    found = {table: scene.rows(f"select to_jsonb(t) from {table} t where {which}") for table, which in asked.items()}
+    found = {
+        table: scene.rows(f"select to_jsonb(t) - 'callbacks' from {table} t where {which}")
+        for table, which in asked.items()
+    }
     return {table: {row["id"]: row for (row,) in rows} for table, rows in found.items()}
 
 
