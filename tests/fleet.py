@@ -23,7 +23,9 @@ import orjson
 import tomli_w
 
 from receiver.emulator import Emulator, EmulatorOptions, running
+from receiver.upstream import ROUTES
 from tests import world
+from tests.ports import free_port
 from tests.victim import Victim
 
 if TYPE_CHECKING:
@@ -176,9 +178,9 @@ class Fleet:
     async def call(self, number: int, names: Sequence[str], *, pause: float, ways: Sequence[Any] = ()) -> None:
         """One caller: submits on all routes in turn, to these instances by chance, never the same thing twice."""
         dice = random.Random(f"{self.dice.random()} {number}")
-        ways = ways or (self._api,)
+        ways = ways or (self.in_api,)
         count = 0
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)) as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(40)) as session:
             while not self.over:
                 prompt, way = f"clip {number}-{count}", ways[count // len(world.ROUTES) % len(ways)]
                 route = world.ROUTES[count % len(world.ROUTES)]
@@ -192,7 +194,8 @@ class Fleet:
                     self.cut_off.append(prompt)
                 await asyncio.sleep(dice.random() * pause)
 
-    def _api(self, session: aiohttp.ClientSession, base: str, route: str, prompt: str) -> Any:
+    def in_api(self, session: aiohttp.ClientSession, base: str, route: str, prompt: str) -> Any:
+        """Submit, and wait for the upstream's word."""
         document = {"route": route, "input": world.body_of(route, prompt)}
         return session.post(f"{base}/api/v1/tasks", data=orjson.dumps(document), headers=HEADERS)
 
@@ -204,7 +207,8 @@ class Fleet:
 
     def drop_in(self, session: aiohttp.ClientSession, base: str, route: str, prompt: str) -> Any:
         """Submit in the upstream's own language."""
-        return session.post(f"{base}/{route}", data=orjson.dumps(world.body_of(route, prompt)), headers=HEADERS)
+        body = ROUTES[route].fill(world.body_of(route, prompt), seed=7)
+        return session.post(f"{base}/{route}", data=orjson.dumps(body), headers=HEADERS)
 
     # -- what became of it -----------------------------------------------------------------------------------------
 
@@ -279,7 +283,7 @@ async def fleet(
     dice = random.Random(options.seed)
     database = f"fleet_{dice.randrange(10**6)}_{len(names)}"
     server.database(database)
-    ports = {name: world.free_port() for name in names}
+    ports = {name: free_port() for name in names}
     urls = [f"http://127.0.0.1:{port}" for port in ports.values()]
     async with world.sink() as sink, running(options) as upstream, balancer(urls, dice) as url:
         instances, nest = {}, Nest()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import random
 import signal
 import time
 from collections import Counter, defaultdict
@@ -75,7 +74,7 @@ class Blows:
 
 
 async def test_one_dies_and_one_comes_back_from_the_dead(tmp_path: Path, server: pg_server.Server) -> None:
-    """One terminal event a task, every delivery arrives, none comes twice but those in flight; a stale write changes nothing."""
+    """One terminal event a task, every delivery arrives, doubled are those in flight; stale writes change nothing."""
     print(f"KILL_SEED={SEED}")  # noqa: T201 -- pytest shows it where the test fails
     clocks = {"a": fleet.shifted(+3) + fleet.SHORT, "b": fleet.SHORT, "c": fleet.shifted(-3) + fleet.SHORT}
     async with fleet.fleet(tmp_path, server, "abc", OPTIONS, _configure, prologues=clocks) as scene:
@@ -142,7 +141,7 @@ async def _came_to_nothing(scene: fleet.Fleet) -> bool:
 
 
 def _ended_rows(scene: fleet.Fleet) -> dict[str, dict[str, dict[str, Any]]]:
-    """By table and id, the rows that nobody has a reason to change any more; that a callback came again may be noted."""
+    """By table and id, the rows that nobody has a reason to change; that a callback came again is noted."""
     asked = {
         "tasks": "finished_at is not null and state != 'lost'",
         "deliveries": "finished_at is not null",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, case
 from sqlalchemy.dialects.postgresql import insert
@@ -32,8 +32,9 @@ class Marks:
         self.writer = secrets.token_hex(16)
         """Its name; nobody else moves the row, and after a batch that was given up neither does this one."""
         self._batch = 0
-        c, batch = writers.c, bindparam("batch")
-        row = insert(writers).values(id=bindparam("writer"), batch=batch, at=bindparam("at"))
+        c = writers.c
+        given: dict[str, Any] = {"id": bindparam("writer"), "batch": bindparam("batch"), "at": bindparam("at")}
+        row = insert(writers).values(given)
         # A closed row makes it NULL, which the column refuses: the transaction fails.
         moved = {"batch": case((c.batch != CLOSED, row.excluded.batch)), "at": row.excluded.at}
         self._put = Prepared(row.on_conflict_do_update(index_elements=[c.id], set_=moved), dialect.core)
