@@ -75,7 +75,7 @@ class Victim:
                 except httpx.TransportError:
                     return False
 
-            await until(answers, "the service to answer")
+            await until(answers, "the service to answer", limit=90)
         self.up.set()
 
     def _lives(self) -> bool:

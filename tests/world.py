@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 PRO = "runway/pro/video2video"
 V2V = "runwayml/v1/video_to_video"
 I2V = "runwayml/v1/image_to_video"
+ROUTES = (PRO, V2V, I2V)
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 API_KEY = "test-key-0123456789"
 SIGNING_KEY = "a signing key of this test, 32+ characters"

@@ -120,7 +120,7 @@ class Writer:
         self._statements = statements
         self._loop = loop
         self._connection = dialect.connect()
-        self._marks = Marks(dialect, self._connection) if dialect.is_shared else None
+        self._marks = Marks(dialect) if dialect.is_shared else None
         self._broken = self._again = False
         self._queue: SimpleQueue[_Waiting[Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
