@@ -122,7 +122,7 @@ class Service:
         url = config.database.url
         service_lock = _lock(url)
         try:
-            await asyncio.to_thread(_migrate, config)
+            await asyncio.to_thread(_migrate, config, log)
             store = Store.open(url)
         except BaseException:
             service_lock.release()
@@ -255,13 +255,16 @@ def _lock(url: str) -> Lock:
     return open_dialect(url).claim_for_serving()
 
 
-def _migrate(config: Config) -> None:
+def _migrate(config: Config, log: logs.Logger) -> None:
     url = config.database.url
     if config.database.migrate:
-        migrations.upgrade(url)
-        return
-    at, head = migrations.current(url), migrations.head()
-    if at != head:
-        raise ConfigError(
-            [f"database.migrate is false and the schema is {at or 'empty'}, not {head}: run `receiver db upgrade`"]
-        )
+        done = migrations.upgrade(url)
+        schema = done.schema
+        if schema.at != done.before:
+            log.info("schema.migrated", before=done.before, after=schema.at, copy=done.copy and str(done.copy))
+    else:
+        schema = migrations.look(url)
+    if not schema.fits:
+        raise ConfigError([f"database.migrate is false and the database {schema.words}: run `receiver db upgrade`"])
+    if schema.is_newer:
+        log.warning("schema.overtaken", schema=schema.at, newest_known=schema.head)

@@ -13,6 +13,7 @@ import typer
 
 from receiver import __version__
 from receiver.cli import (
+    database,
     deliveries,
     demo,
     destinations,
@@ -62,7 +63,7 @@ app.command(rich_help_panel=START)(service.init)
 app.command(rich_help_panel=START)(service.serve)
 app.command(rich_help_panel=START)(doctor.doctor)
 app.add_typer(service.config_app, name="config", rich_help_panel=START)
-app.add_typer(service.db_app, name="db", rich_help_panel=START)
+app.add_typer(database.app, name="db", rich_help_panel=START)
 app.command(rich_help_panel=WORK)(submit.submit)
 app.add_typer(tasks.app, name="tasks", rich_help_panel=WORK)
 app.add_typer(deliveries.app, name="deliveries", rich_help_panel=WORK)

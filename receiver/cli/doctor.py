@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from receiver.config import Config
     from receiver.store.dialect import Dialect
+    from receiver.store.dialect.postgres import Postgres
 
 ROOM: Final = 512 * 1024**2
 """Bytes that should be free on the disk of the database."""
@@ -77,9 +78,13 @@ def _config(settings: Config) -> Iterator[Finding]:
 def _database(settings: Config) -> Iterator[Finding]:
     from receiver.store.dialect import open_dialect
 
-    dialect = open_dialect(settings.database.url)
+    try:
+        dialect = open_dialect(settings.database.url)
+    except ReceiverError as error:
+        yield Finding("database", "wrong", str(error), "Install it, or change database.url.")
+        return
     if dialect.is_shared:
-        yield _schema(settings, dialect)
+        yield from _server(settings, dialect)
         return
     path = dialect.path
     folder = path.parent
@@ -97,26 +102,32 @@ def _database(settings: Config) -> Iterator[Finding]:
     yield Finding("disk", "ok" if free >= ROOM else "wrong", words, mend)
 
 
+def _server(settings: Config, dialect: Postgres) -> Iterator[Finding]:
+    try:
+        version, doubts = dialect.about()
+    except ReceiverError as error:
+        yield Finding("database", "wrong", str(error), " ".join(getattr(error, "__notes__", ())) or "Mend the server.")
+        return
+    yield _schema(settings, dialect)
+    yield Finding("server", "note" if doubts else "ok", f"PostgreSQL {version}", "; ".join(doubts))
+
+
 def _schema(settings: Config, dialect: Dialect) -> Finding:
     from receiver.store import migrations
 
-    head, name, makes_it = migrations.head(), "database", settings.database.migrate
-    path = dialect.url if dialect.is_shared else dialect.path
-    if not dialect.exists():
-        at, words = None, f"there is no {path} yet"
-    else:
-        try:
-            at = migrations.current(settings.database.url)
-        except Exception as error:  # noqa: BLE001 -- whatever the driver says of a damaged file
-            detail = str(error) if isinstance(error, ReceiverError) else f"{path} cannot be read: {error}"
-            return Finding(name, "wrong", detail, "Is it a database of this program? Else put back a backup.")
-        words = f"{path} is at schema {at or 'none'}, and this release wants {head}"
-    if at == head:
-        return Finding(name, "ok", f"{path} is up to date: schema {at}")
-    if at is not None and at > head:
-        return Finding(name, "wrong", words, "A newer release made it: run that one, or put back a backup of before.")
-    mend = "`receiver serve` sees to it." if makes_it else "database.migrate is false, so run: receiver db upgrade"
-    return Finding(name, "note" if makes_it else "wrong", words, mend)
+    try:
+        schema = migrations.look(settings.database.url)
+    except ReceiverError as error:
+        return Finding("database", "wrong", str(error), "Is it a database of this program? Else put back a backup.")
+    words = f"{dialect.url} {schema.words}" if dialect.exists() else f"there is no {dialect.url} yet"
+    if schema.fits:
+        mend = "Newer instances may serve beside this one; replace it soon." if schema.is_newer else ""
+        return Finding("database", "note" if schema.is_newer else "ok", words, mend)
+    if schema.is_newer:
+        return Finding("database", "wrong", words, "Run that newer release, or put back a backup of before.")
+    if settings.database.migrate:
+        return Finding("database", "note", words, "`receiver serve` sees to it.")
+    return Finding("database", "wrong", words, "database.migrate is false, so run: receiver db upgrade")
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""`receiver serve`, `init`, `config …` and `db …`: everything around the one process and its config."""
+"""`receiver serve`, `init` and `config …`: everything around the one process and its config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from receiver.logs import Logger
 
 config_app = typer.Typer(no_args_is_help=True, help="Check and show the configuration.")
-db_app = typer.Typer(no_args_is_help=True, help="Bring the database up to date, or see whether it is.")
 
 
 # -- serve -------------------------------------------------------------------------------------------------------------
@@ -235,54 +234,3 @@ def print_schema(
     from receiver import config as rooms
 
     output.document(rooms.schema())
-
-
-# -- db ----------------------------------------------------------------------------------------------------------------
-
-
-@db_app.command()
-def upgrade(*, json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Bring the database's schema up to date; a new one is made. `serve` does so by itself.
-
-    Example:
-      receiver db upgrade
-    """
-    from receiver.store import migrations
-
-    url = load(config).database.url
-    before = migrations.current(url)
-    after = migrations.upgrade(url)
-    if json:
-        output.document({"from": before, "to": after})
-    elif before == after:
-        output.say(f"{url} is up to date already: schema {after}")
-    else:
-        output.say(f"{url} is up to date now: schema {after}" + (f", before {before}" if before else ", made new"))
-
-
-@db_app.command()
-def check(*, json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Say whether the database's schema is up to date; 1 where it is not.
-
-    Example:
-      receiver db check
-    """
-    from receiver.store import migrations
-
-    url = load(config).database.url
-    at = migrations.current(url) if _exists(url) else None
-    head = migrations.head()
-    if json:
-        output.document({"schema": at, "newest": head, "up_to_date": at == head})
-    if at != head:
-        is_at = f"is at schema {at}, and this release wants {head}" if at else "has no schema yet"
-        raise output.Failed(f"{url} {is_at}: run `receiver db upgrade`")
-    if not json:
-        output.say(f"{url} is up to date: schema {at}")
-
-
-def _exists(url: str) -> bool:
-    """Whether there is a file to look at: looking must not make one."""
-    from receiver.store.dialect import open_dialect
-
-    return open_dialect(url).exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from receiver.config.models import Config, Destination
+from receiver.config.models import Config, Destination, database_url
 from receiver.config.reading import read
 from receiver.config.show import effective, schema, secrets_of, template
 from receiver.config.sources import gather
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Config", "ConfigError", "Destination",
-    "effective", "find", "load", "load_with_sources", "schema", "secrets_of", "servable", "template",
+    "database_url", "effective", "find", "load", "load_with_sources", "schema", "secrets_of", "servable", "template",
 ]  # fmt: skip
 
 

@@ -65,8 +65,18 @@ def _header(value: str) -> str:
     return value
 
 
-def _sqlite_or_postgres(url: str) -> str:
+def database_url(url: str) -> str:
+    """A `database.url` that can be used.
+
+    Raises:
+        ValueError: it is none; the words do not repeat it.
+    """
     if url.startswith(("postgresql://", "postgres://")):
+        if not _POSTGRES.fullmatch(url):
+            raise ValueError(
+                "postgresql://user:password@host:5432/name is wanted; write @ / ? # [ ] % and blanks in a password "
+                "as %40 %2F %3F %23 %5B %5D %25 %20"
+            )
         return url
     if not url.startswith("sqlite:///"):
         raise ValueError(
@@ -123,6 +133,9 @@ _URL_PATTERN = "^[hH][tT][tT][pP][sS]?://"
 HttpUrl = Annotated[
     str, AfterValidator(_http_url), WithJsonSchema({"type": "string", "format": "uri", "pattern": _URL_PATTERN})
 ]
+_CHAR = r"(?:[^\s/?#@\[\]%]|%(?!00)[0-9a-fA-F]{2})"
+_POSTGRES = re.compile(rf"postgres(?:ql)?://(?:{_CHAR}*@)?(?:\[[0-9a-fA-F:.]+\]|{_CHAR})*(?:/{_CHAR}*)?(?:\?[^\s#@]*)?")
+"""What libpq and we read alike. Anything else could put a part of a password where the host is shown."""
 _DATABASE_URL = {"type": "string", "pattern": "^sqlite:///.|^postgres(?:ql)?://"}
 _ARCHIVE_URL = {"type": "string", "pattern": "^$|^file:///.|^s3://."}
 _PUBLIC_BASE = {"type": "string", "pattern": f"^$|{_URL_PATTERN}"}
@@ -174,7 +187,7 @@ class Server(Section):
 class Database(Section):
     """Where everything durable is."""
 
-    url: Annotated[str, AfterValidator(_sqlite_or_postgres), WithJsonSchema(_DATABASE_URL)] = Field(
+    url: Annotated[str, AfterValidator(database_url), WithJsonSchema(_DATABASE_URL)] = Field(
         "sqlite:///receiver.db", repr=False
     )
     migrate: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from receiver.config.models import DESTINATION_SECRET_KEYS, SECRET_KEYS, SECTIONS, Config, Destination
 from receiver.config.sources import REFERENCE
@@ -41,7 +41,10 @@ def effective(config: Config, raw: Raw) -> list[tuple[str, Any, str]]:
 def secrets_of(config: Config) -> list[str]:
     """Every secret value in a configuration, so that logs can be told never to show it (`logs.hide`)."""
     found = [*config.security.signing_keys, *config.security.api_keys, *config.security.callback_secrets]
-    found += [config.upstream.api_key or "", urlsplit(config.database.url).password or ""]
+    database = urlsplit(config.database.url)
+    password = database.password or ""  # as it stands in the URL; libpq's errors could have it as it is
+    found += [config.upstream.api_key or "", password, unquote(password)]
+    found += [value for key, value in parse_qsl(database.query) if "password" in key]
     for destination in config.destinations:
         options = destination.options.model_dump()
         for key in DESTINATION_SECRET_KEYS:

@@ -25,6 +25,8 @@ except ImportError as error:
         "database.url names PostgreSQL, and its driver is not installed: pip install 'callback-receiver[postgres]'"
     ) from error
 
+from receiver.store.dialect.words import told
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -39,6 +41,9 @@ IDLE_FOR: Final = "5s"
 LOCKED_FOR: Final = "10s"
 STATEMENT_FOR: Final = "30s"
 READERS: Final = 4
+OLDEST: Final = 11
+"""The first version that adds a column with a default without writing the table anew: migrations are made while others
+serve. What the statements use is older (SKIP LOCKED, ON CONFLICT: 9.5; a limit on idle transactions: 9.6)."""
 
 _KEEPALIVE: Final[dict[str, Any]] = {
     "keepalives_idle": 10,
@@ -56,11 +61,17 @@ _SETTINGS: Final = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
 )
 _FIRST: Final = (
-    f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}",
     "CREATE TABLE IF NOT EXISTS migrating (name varchar(10) PRIMARY KEY)",
     "INSERT INTO migrating VALUES ('one') ON CONFLICT DO NOTHING",
 )
 """A lock that is a row holds on every engine that speaks this protocol; an advisory lock does not."""
+_DURABLE: Final = {
+    "server_version": "",
+    "fsync": "fsync is off: a power cut can lose, or destroy, what was acknowledged; turn it on",
+    "full_page_writes": "full_page_writes is off: a power cut can destroy pages, unless the disk never tears one",
+    "synchronous_commit": "synchronous_commit is off by default; this program turns it on for itself",
+}
+"""Settings to look at, and what to say of each that is off."""
 _PASSING: Final = frozenset({"40001", "40P01", "23505"})
 """Serialization failure, deadlock, and a row that another instance has just made."""
 _NOT_NOW: Final = frozenset({"25006", "53100", "53200", "53300", "58030", "57P01", "57P02", "57P03"})
@@ -150,15 +161,46 @@ class Postgres:
         """
         connection = self.driver(autocommit=True)
         try:
-            for statement in _FIRST:
+            for statement in self.first(connection):
                 try:
                     connection.execute(statement)
                 except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject):  # another made it just now
                     continue
         except psycopg.Error as error:
-            raise StoreUnavailable(f"cannot prepare the database {self.url}: {_words(error)}") from error
+            raise told(error, self.url, "cannot prepare") from error
         finally:
             connection.close()
+
+    @staticmethod
+    def first(connection: psycopg.Connection[Any]) -> Iterator[str]:
+        """What makes the schema and the row that migrations lock, where they are not there yet."""
+        # IF NOT EXISTS asks for the right to make it all the same, and who was given a schema needs no such right.
+        there = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [SCHEMA]).fetchone()
+        if there is None:
+            yield f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
+        yield from _FIRST
+
+    def set_aside(self, _name: str) -> None:
+        """No copy: backups of a server are its operator's matter."""
+
+    def about(self) -> tuple[str, list[str]]:
+        """The server's version, and what about it is not as durable as an acknowledgement should be.
+
+        Raises:
+            StoreUnavailable: it cannot be asked, or cannot be written to.
+        """
+        connection = self.driver(autocommit=True)
+        try:
+            asked = "SELECT name, setting, reset_val FROM pg_settings WHERE name = ANY(%s)"
+            found = {name: rest for name, *rest in connection.execute(asked, [list(_DURABLE)])}
+            if connection.execute("SHOW transaction_read_only").fetchone() == ("on",):
+                raise psycopg.errors.ReadOnlySqlTransaction("read-only transaction")
+        except psycopg.Error as error:
+            raise told(error, self.url, "cannot use") from error
+        finally:
+            connection.close()
+        version = found.pop("server_version")[0]
+        return version, [_DURABLE[name] for name, (now, set_to) in sorted(found.items()) if "off" in {now, set_to}]
 
     def hold(self, connection: Connection) -> None:
         """Lock the row; whoever migrates at the same time waits for our end, and finds nothing left to do."""
@@ -186,15 +228,24 @@ class Postgres:
                 self._url, autocommit=True, connect_timeout=CONNECT_FOR, application_name="receiver", **_KEEPALIVE
             )
         except psycopg.Error as error:
-            raise StoreUnavailable(f"cannot open the database {self.url}: {_words(error)}") from error
+            raise told(error, self.url, "cannot open") from error
         try:
+            self._check_version(connection.info)
             connection.adapters.register_dumper(str, _Text)
             connection.execute("; ".join(_SETTINGS))
             connection.autocommit = autocommit
         except psycopg.Error as error:
             connection.close()
-            raise StoreUnavailable(f"cannot use the database {self.url}: {_words(error)}") from error
+            raise told(error, self.url, "cannot use") from error
+        except StoreUnavailable:
+            connection.close()
+            raise
         return connection
+
+    def _check_version(self, info: psycopg.ConnectionInfo) -> None:
+        if info.server_version < OLDEST * 10_000:
+            named = info.parameter_status("server_version")
+            raise StoreUnavailable(f"the database {self.url} is PostgreSQL {named}; {OLDEST} or newer is wanted")
 
     def engine(self, *, writes: bool = False) -> Engine:
         """A Core engine; a question sees one moment, as on SQLite."""
@@ -245,7 +296,3 @@ class Postgres:
     def claim_for_serving(self) -> _Anybody:
         """Anybody may."""
         return _Anybody()
-
-
-def _words(error: psycopg.Error) -> str:
-    return " ".join(str(error).split())

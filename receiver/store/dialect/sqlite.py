@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,6 +66,33 @@ class SQLite:
     def hold(self, _connection: Connection) -> None:
         """Nothing to do: `BEGIN IMMEDIATE` has the file's one write lock."""
 
+    def set_aside(self, name: str) -> Path:
+        """Copy the file as it is now to one beside it, `<file>.<name>`, which is made anew, never written over.
+
+        To be called under the write lock, which keeps everybody from changing the file meanwhile; what is in its WAL is
+        in the copy too.
+
+        Raises:
+            StoreUnavailable: it cannot be copied whole; there is no copy then.
+        """
+        names = (f"{self.path}.{name}{nth}" for nth in ("", *(f"-{number}" for number in range(2, 100))))
+        copy = next(path for path in map(Path, names) if not path.exists())
+        part = Path(f"{copy}.part")
+        try:
+            part.unlink(missing_ok=True)
+            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            with closing(sqlite3.connect(self.path)) as ours, closing(sqlite3.connect(part)) as theirs:
+                ours.backup(theirs)
+            part.rename(copy)
+            _sync(copy.parent)
+        except (sqlite3.Error, OSError) as error:
+            part.unlink(missing_ok=True)
+            size = f"{self.path.stat().st_size / 1024**2:.0f} MiB"
+            raise StoreUnavailable(
+                f"nothing was migrated: {self.path} ({size}) cannot be copied to {copy} before: {error}"
+            ) from error
+        return copy
+
     def connect(self) -> sqlite3.Connection:
         """A connection without implicit transactions.
 
@@ -74,7 +101,9 @@ class SQLite:
         """
         try:
             # Prompts and inputs are nobody else's business; the files beside it take its mode.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            # One that is there is never opened but by SQLite: to close it would drop all locks this process has on it.
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             for pragma in _PRAGMAS:
                 connection.execute(pragma)
@@ -145,6 +174,15 @@ class SQLite:
             StoreUnavailable: another process serves this file.
         """
         return ServeLock(Path(f"{self.path}.lock"))
+
+
+def _sync(folder: Path) -> None:
+    """A new name in a folder is there after a power cut only once the folder was written."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _listed(name: str) -> Select[Any]:
