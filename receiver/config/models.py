@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, WithJsonSchema, field_validator
@@ -15,8 +15,11 @@ from receiver.destinations import KINDS
 from receiver.errors import SecretError
 from receiver.upstream import ROUTES
 
+if TYPE_CHECKING:
+    from receiver.destinations.base import Kind
+
 PLANNED_KINDS = (
-    "slack", "discord", "telegram", "teams", "mattermost", "wecom", "feishu", "dingtalk", "ntfy", "email", "apprise",
+    "discord", "telegram", "teams", "mattermost", "wecom", "feishu", "dingtalk", "ntfy", "email", "apprise",
 )  # fmt: skip
 """Kinds the contract names that this release does not have yet."""
 SIGNING_KEY_CHARS = 32
@@ -266,6 +269,7 @@ class Destination(Section):
     routes: Annotated[tuple[Route, ...], A_LIST, Field(min_length=1)] | None = None
     match: dict[Annotated[str, Field(min_length=1)], MatchValue] = Field(default_factory=dict)
     rate: RateText | None = None
+    coalesce: RateText | None = None
     max_concurrency: Whole = 8
     allow_private: bool = False
     schedule: Spans | None = None
@@ -290,6 +294,12 @@ class Destination(Section):
     def _is_flat(cls, match: Any) -> Any:
         """`{ metadata.team = "vfx" }` without quotes is a table in a table to TOML; the same is meant."""
         return _flat(match) if isinstance(match, dict) else match
+
+
+def shared_keys(kind: Kind | None) -> list[str]:
+    """The keys of `Destination` that a table of that kind can have: `coalesce` only where events can be summed up."""
+    left_out = {"options"} if kind is None or kind.summary else {"options", "coalesce"}
+    return [name for name in Destination.model_fields if name not in left_out]
 
 
 def _flat(table: dict[str, Any]) -> dict[str, Any]:
@@ -332,5 +342,4 @@ SECRET_KEYS = {
     "security.callback_secrets": True,
     "upstream.api_key": False,
 }
-"""Keys that hold secrets, and whether they are lists; each has a `…_file` beside it."""
-DESTINATION_SECRET_KEYS = {"secrets": True}
+"""Keys that hold secrets, and whether they are lists; each has a `…_file` beside it. Destinations': `Kind.secrets`."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from receiver.destinations import webhook
+from receiver.destinations import slack, webhook
 
 if TYPE_CHECKING:
     from receiver.destinations.base import Kind
 
 KINDS: Final[dict[str, Kind]] = {
     "webhook": webhook.KIND,
+    "slack": slack.KIND,
 }

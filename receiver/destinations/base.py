@@ -8,8 +8,8 @@ a chat service that says `ok: false` in a 200 has failed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -94,12 +94,19 @@ class Kind:
         options: the model of its own keys.
         flow: `flow(event, options, now=…, home=…)`, see the module; `home` is this service's public URL, or None.
         masked: what may be stored and shown of a request of its flow.
+        steps: how many requests its flow makes at most.
+        summary: `summary(events, options, now=…, home=…)`, a flow that tells of many events in one message; None for a
+            kind whose every event counts, which therefore takes no `coalesce`.
+        secrets: its options that are secrets (each has a `…_file` beside it), and whether they are lists.
     """
 
     name: str
     options: type[Options]
     flow: Callable[..., Steps]
     masked: Callable[[HttpRequest], HttpRequest] = masked
+    steps: int = 1
+    summary: Callable[..., Steps] | None = None
+    secrets: Mapping[str, bool] = field(default_factory=dict)
 
 
 def _is_secret(name: str) -> bool:
