@@ -46,12 +46,14 @@ class Result:
         reason: why, in words; it is stored and shown.
         retry_after: how long the other side asked to be left alone.
         pause: the destination itself is to be paused (410).
+        hold: how long nothing at all may be sent there, also after a success (`X-RateLimit-Remaining: 0`).
     """
 
     kind: ResultKind
     reason: str
     retry_after: timedelta | None = None
     pause: bool = False
+    hold: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

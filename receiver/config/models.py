@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from receiver.destinations.base import Kind
 
 PLANNED_KINDS = (
-    "discord", "telegram", "teams", "mattermost", "wecom", "feishu", "dingtalk", "ntfy", "email", "apprise",
+    "telegram", "wecom", "feishu", "dingtalk", "ntfy", "email", "apprise",
 )  # fmt: skip
 """Kinds the contract names that this release does not have yet."""
 SIGNING_KEY_CHARS = 32

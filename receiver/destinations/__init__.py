@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from receiver.destinations import slack, webhook
+from receiver.destinations import discord, mattermost, slack, teams, webhook
 
 if TYPE_CHECKING:
     from receiver.destinations.base import Kind
@@ -12,4 +12,7 @@ if TYPE_CHECKING:
 KINDS: Final[dict[str, Kind]] = {
     "webhook": webhook.KIND,
     "slack": slack.KIND,
+    "discord": discord.KIND,
+    "teams": teams.KIND,
+    "mattermost": mattermost.KIND,
 }

@@ -21,7 +21,7 @@ from receiver import __version__, retry
 from receiver.destinations import templates
 from receiver.destinations.base import MASK, Kind, Options, Steps, http_url, masked
 from receiver.destinations.card import Card, card, summary_card
-from receiver.destinations.text import PLAIN, Markup, cut, one_line
+from receiver.destinations.text import PLAIN, Markup, clean, cut, one_line
 from receiver.retry import Result
 from receiver.wire import HttpRequest
 
@@ -106,6 +106,12 @@ class ChatOptions(Options):
         default = self.SUMMARY_TEMPLATE if told.is_summary else self.TEXT_TEMPLATE
         return self._filled(told, None if told.is_summary else self.text, default, most)
 
+    def facts_of(self, told: Card) -> list[tuple[str, str]]:
+        """The card's facts, their values escaped, as many and as long as the limits `facts` and `fact` allow."""
+        facts = [(clean(label), self.MARKUP.escape(clean(value))) for label, value in told.facts]
+        most = self.limit("fact")
+        return [(label, cut(value, most, self.MARKUP)) for label, value in facts if value][: self.limit("facts")]
+
     def _filled(self, told: Card, own: str | None, default: str, most: int, *, title: bool = False) -> str:
         markup = self.TITLE_MARKUP if title else self.MARKUP
         if own is not None:
@@ -139,6 +145,11 @@ def chat_kind(
     return Kind(name, options, flow, masked, steps, summary, dict.fromkeys(secrets, False))
 
 
+def markdown_links(told: Card) -> str:
+    """The links of a card on one line of Markdown, for a platform without buttons."""
+    return " · ".join(f"[{label}]({url})" for label, url in told.links)
+
+
 def post(url: str, document: Any, **headers: str) -> HttpRequest:
     """A POST of a JSON document; header names are given with `_` for `-`."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -166,15 +177,18 @@ def fitted(make: Callable[[int], HttpRequest], longest: int, most: int) -> HttpR
     return request
 
 
-def masked_path(request: HttpRequest, *, keep: int) -> HttpRequest:
-    """`base.masked`, and of the path's segments all but the first `keep` masked: a chat's URL is its secret."""
+def masked_path(request: HttpRequest, *, keep: int = 0, least: int = 1) -> HttpRequest:
+    """`base.masked`, and of the path's segments those masked that have `least` characters, but for the first `keep`.
+
+    A chat's URL is its secret.
+    """
     shown = masked(request)
     try:
         parts = urlsplit(shown.url)
     except ValueError:
         return HttpRequest(shown.method, MASK, shown.headers, shown.body)
     segments = parts.path.split("/")
-    path = "/".join([*segments[: keep + 1], *(MASK if one else "" for one in segments[keep + 1 :])])
+    path = "/".join([*segments[: keep + 1], *(MASK if len(one) >= least else one for one in segments[keep + 1 :])])
     return HttpRequest(shown.method, urlunsplit(parts._replace(path=path)), shown.headers, shown.body)
 
 

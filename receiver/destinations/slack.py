@@ -50,8 +50,8 @@ def escape(text: str) -> str:
 class SlackOptions(ChatOptions):
     """The keys of kind `slack`."""
 
-    # docs.slack.dev/reference/block-kit/blocks: characters.
-    LIMITS: ClassVar[Mapping[str, int]] = {"title": 150, "text": 3000, "facts": 10, "fact": 2000, "alt": 2000}
+    # docs.slack.dev/reference/block-kit/blocks: characters; a field has 2,000 with its label.
+    LIMITS: ClassVar[Mapping[str, int]] = {"title": 150, "text": 3000, "facts": 10, "fact": 1900, "alt": 2000}
     MARKUP: ClassVar[Markup] = Markup(escape=escape, url=escape, atoms=re.compile(r"&(?:amp|lt|gt);|<[^<>\n]{1,3500}>"))
 
     url: SecretUrl
@@ -64,10 +64,7 @@ def send(card: Card, options: SlackOptions, *, now: datetime) -> Steps:
     if text:
         # verbatim: Slack makes no links or mentions of its own out of it
         blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}})
-    facts = [
-        {"type": "mrkdwn", "text": cut(f"*{label}*\n{escape(clean(value))}", options.limit("fact"), options.MARKUP)}
-        for label, value in card.facts[: options.limit("facts")]
-    ]
+    facts = [{"type": "mrkdwn", "text": f"*{label}*\n{value}"} for label, value in options.facts_of(card)]
     if facts:
         blocks.append({"type": "section", "fields": facts})
     if card.poster:
