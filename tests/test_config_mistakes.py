@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from receiver.config.models import PLANNED_KINDS
 from tests.config_text import HOOK, NO_URL, SEKRIT, mistakes
 
 if TYPE_CHECKING:
@@ -137,7 +136,6 @@ def test_a_mistake_is_named_at_its_place(file: Path, text: str, problem: str) ->
         ('[database]\nurl = "postgresql://u:SEKRIT@h/d"', "database.url"),
         ('[database]\nurl = "postgres://u:SEKRIT@h/d"', "database.url"),
         ('[archive]\nurl = "s3://b/p"', "archive.url"),
-        *((HOOK.replace("webhook", kind), "destinations[0].kind") for kind in PLANNED_KINDS),
     ],
 )
 def test_what_is_not_built_yet_is_refused_where_it_is_switched_on(file: Path, text: str, key: str) -> None:

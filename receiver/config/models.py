@@ -18,10 +18,6 @@ from receiver.upstream import ROUTES
 if TYPE_CHECKING:
     from receiver.destinations.base import Kind
 
-PLANNED_KINDS = (
-    "telegram", "wecom", "feishu", "dingtalk", "ntfy", "email", "apprise",
-)  # fmt: skip
-"""Kinds the contract names that this release does not have yet."""
 SIGNING_KEY_CHARS = 32
 
 
@@ -282,11 +278,8 @@ class Destination(Section):
     @field_validator("kind")
     @classmethod
     def _is_built(cls, kind: str) -> str:
-        if kind in PLANNED_KINDS:
-            raise ValueError(f'"{kind}" is not built yet in this release (built: {", ".join(KINDS)})')
         if kind not in KINDS:
-            known = (*KINDS, *PLANNED_KINDS)
-            raise ValueError(f'there is no kind "{kind}"{suggestion(kind, known) or "; there are " + ", ".join(known)}')
+            raise ValueError(f'there is no kind "{kind}"{suggestion(kind, KINDS) or "; there are " + ", ".join(KINDS)}')
         return kind
 
     @field_validator("match", mode="before")

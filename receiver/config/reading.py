@@ -106,7 +106,8 @@ def _destination(raw: Raw, table: dict[str, Any], path: KeyPath) -> Destination:
     options = None
     if kind is not None:
         files = [f"{key}_file" for key in kind.secrets]
-        options = _model(raw, kind.options, own, path, [*common, *kind.options.model_fields, *files])
+        names = [field.alias or name for name, field in kind.options.model_fields.items()]
+        options = _model(raw, kind.options, own, path, [*common, *names, *files])
     if destination is None:
         destination = Destination.model_construct(
             name="", kind=""

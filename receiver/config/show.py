@@ -32,7 +32,7 @@ def effective(config: Config, raw: Raw) -> list[tuple[str, Any, str]]:
     for number, destination in enumerate(config.destinations):
         kind = KINDS[destination.kind]
         document = destination.model_dump(mode="json", include=set(shared_keys(kind)))
-        document |= destination.options.model_dump(mode="json")
+        document |= destination.options.model_dump(mode="json", by_alias=True)
         given = raw.tree["destinations"][number]
         for key, value in document.items():
             path = ("destinations", number, key)

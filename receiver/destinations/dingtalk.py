@@ -18,8 +18,8 @@ from pydantic import Field
 from receiver.destinations import chat
 from receiver.destinations.base import masked
 from receiver.destinations.chat import ChatOptions, SecretUrl
-from receiver.destinations.text import Markup, clean
-from receiver.retry import Result
+from receiver.destinations.codes import Codes
+from receiver.destinations.text import Markup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,32 +27,34 @@ if TYPE_CHECKING:
 
     from receiver.destinations.base import Steps
     from receiver.destinations.card import Card
-    from receiver.wire import HttpRequest, HttpResponse
+    from receiver.wire import HttpRequest
 
 # Its Markdown has no escape: what would be read as markup is written as the wide form of the same sign.
 _WIDE: Final = str.maketrans({sign: chr(ord(sign) + 0xFEE0) for sign in r"[]<>`*_#~|\!"})
-_PATIENCE: Final[Mapping[int, timedelta]] = {
-    130101: timedelta(minutes=10),  # more than twenty a minute: the robot is silenced for ten
-    130102: timedelta(minutes=10),
-    90018: timedelta(minutes=10),
-}
-_UNUSABLE: Final[Mapping[int, str]] = {
-    310000: "a security setting of the robot: its secret, its keywords or its list of addresses",
-    300001: "the token is no longer good",
-    300005: "the token is no longer good",
-    400013: "the group was dissolved",
-    400101: "the token is no longer good",
-    400102: "the robot is switched off",
-}
-"""What would be the same for whatever else is sent, and what it is about."""
-_REFUSED: Final = frozenset({40035, 43004, 400105, 400106, 460101})
+# open.dingtalk.com: custom-robot-access, and its table of errors.
+CODES: Final = Codes(
+    "DingTalk",
+    numbers=("errcode",),
+    words="errmsg",
+    # More than twenty a minute, and the robot is silenced for ten.
+    patience={code: timedelta(minutes=10) for code in (90018, 130101, 130102)} | {-1: timedelta(seconds=10)},
+    unusable={
+        300001: "the token is no longer good",
+        300005: "the token is no longer good",
+        310000: "check the robot's secret, keywords and addresses, and this machine's clock",
+        400013: "the group was dissolved",
+        400101: "the token is no longer good",
+        400102: "the robot is switched off",
+    },
+    refused=frozenset({40035, 43004, 400105, 400106, 460101}),
+)
 
 
 class DingTalkOptions(ChatOptions):
     """The keys of kind `dingtalk`."""
 
     # open.dingtalk.com: custom-robot-access: 20,000 bytes a request.
-    LIMITS: ClassVar[Mapping[str, int]] = {"title": 200, "body": 20_000}
+    LIMITS: ClassVar[Mapping[str, int]] = {"title": 200, "facts": 10, "fact": 200, "body": 20_000}
     MARKUP: ClassVar[Markup] = Markup(escape=lambda text: text.translate(_WIDE))
     TITLE_MARKUP: ClassVar[Markup] = MARKUP
 
@@ -64,8 +66,7 @@ def send(card: Card, options: DingTalkOptions, *, now: datetime) -> Steps:
     """A card with buttons; without any, the same as Markdown."""
     title = options.title_of(card, options.limit("title"))
     url = options.url if options.secret is None else _signed(options.url, options.secret, now)
-    escape = options.MARKUP.escape
-    facts = "\n".join(f"- {label}: {escape(clean(value))}" for label, value in card.facts)
+    facts = "\n".join(f"- {label}: {value}" for label, value in options.facts_of(card))
     picture = f"![]({card.poster})" if card.poster else ""
 
     def made(longest: int) -> HttpRequest:
@@ -80,24 +81,7 @@ def send(card: Card, options: DingTalkOptions, *, now: datetime) -> Steps:
         return chat.post(url, {"msgtype": "actionCard", "actionCard": shown})
 
     response = yield chat.fitted(made, options.limit("body"), options.limit("body"))
-    return judge(response, now=now)
-
-
-def judge(response: HttpResponse, *, now: datetime) -> Result:
-    """By its `errcode`; 0 is success."""
-    document = chat.document_of(response)
-    code = document.get("errcode")
-    if not isinstance(code, int):
-        result = chat.judge(response, now=now)
-        return result if result.kind != "ok" else Result("transient", f"{result.reason}, and not as DingTalk does")
-    said = f"it said {code}: {chat.word_of(document.get('errmsg', ''))}"
-    if code == 0 and response.is_success:
-        return Result("ok", f"it answered {response.status}")
-    if code in _PATIENCE:
-        return Result("throttled", said, retry_after=_PATIENCE[code])
-    if code in _UNUSABLE:
-        return Result("permanent", f"{said} ({_UNUSABLE[code]}); the destination is paused", pause=True)
-    return Result("permanent" if code in _REFUSED else "transient", said)
+    return CODES.judge(response, now=now)
 
 
 def _signed(url: str, secret: str, now: datetime) -> str:

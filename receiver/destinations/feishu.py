@@ -18,8 +18,8 @@ from pydantic import Field
 
 from receiver.destinations import chat
 from receiver.destinations.chat import ChatOptions, SecretUrl, masked_path
-from receiver.destinations.text import Markup, clean
-from receiver.retry import Result
+from receiver.destinations.codes import Codes
+from receiver.destinations.text import Markup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,22 +27,25 @@ if TYPE_CHECKING:
 
     from receiver.destinations.base import Steps
     from receiver.destinations.card import Card
-    from receiver.wire import HttpRequest, HttpResponse
+    from receiver.wire import HttpRequest
 
-_SPECIAL: Final = re.compile(r"[&<>~!*/\\\[\]()#:+\"'`$_@-]")
+_SPECIAL: Final = re.compile(r"[&<>~*_`\[\]()\\#!]")
 _COLOURS: Final = {"good": "green", "bad": "red", "warning": "orange", "plain": "blue"}
-_PATIENCE: Final[Mapping[int, timedelta]] = {
-    11232: timedelta(minutes=1),  # a hundred a minute, five a second; also at full and half hours
-    99991400: timedelta(minutes=1),
-}
-_UNUSABLE: Final[Mapping[int, str]] = {
-    19001: "the URL is no longer good",
-    19021: "set `secret`, or this machine's clock",
-    19022: "the bot takes no messages from this address",
-    19024: "the bot wants a keyword: put it into `title`",
-}
-"""What would be the same for whatever else is sent, and what to do."""
-_REFUSED: Final = frozenset({9499, 19002, 19003, 11246})
+# open.feishu.cn: custom-bot-guide, its table of errors.
+CODES: Final = Codes(
+    "Feishu",
+    numbers=("code", "StatusCode"),
+    words="msg",
+    # A hundred a minute, five a second; it also says so at full and half hours.
+    patience={11232: timedelta(minutes=1), 99991400: timedelta(minutes=1)},
+    unusable={
+        19001: "the URL is no longer good",
+        19021: "check `secret` and this machine's clock",
+        19022: "the bot takes no messages from this address",
+        19024: "the bot wants a keyword: put it into `title`",
+    },
+    refused=frozenset({9499, 11246, 19002, 19003}),
+)
 
 
 def escape(text: str) -> str:
@@ -54,7 +57,7 @@ class FeishuOptions(ChatOptions):
     """The keys of kind `feishu`."""
 
     # open.feishu.cn: custom-bot-guide: 20 KB a request; a title is shown on four lines at most.
-    LIMITS: ClassVar[Mapping[str, int]] = {"title": 200, "body": 20_000}
+    LIMITS: ClassVar[Mapping[str, int]] = {"title": 200, "facts": 10, "fact": 200, "body": 20_000}
     MARKUP: ClassVar[Markup] = Markup(escape=escape, atoms=re.compile(r"&#[0-9]+;|\[[^\[\]]*\]\([^()\s]*\)"))
 
     url: SecretUrl
@@ -65,7 +68,7 @@ def send(card: Card, options: FeishuOptions, *, now: datetime) -> Steps:
     """A card: header, text, facts, buttons."""
     title = {"tag": "plain_text", "content": options.title_of(card, options.limit("title"))}
     header = {"template": _COLOURS[card.tone], "title": title}
-    facts = [f"**{label}** {escape(clean(value))}" for label, value in card.facts]
+    facts = [f"**{label}** {value}" for label, value in options.facts_of(card)]
     buttons = [
         {"tag": "button", "type": "default" if place else "primary", "url": url, "text": _plain(label)}
         for place, (label, url) in enumerate(card.links)
@@ -82,24 +85,7 @@ def send(card: Card, options: FeishuOptions, *, now: datetime) -> Steps:
         return chat.post(options.url, {**signed, "msg_type": "interactive", "card": shown})
 
     response = yield chat.fitted(made, options.limit("body"), options.limit("body"))
-    return judge(response, now=now)
-
-
-def judge(response: HttpResponse, *, now: datetime) -> Result:
-    """By its `code`; 0 is success."""
-    document = chat.document_of(response)
-    code = document.get("code", document.get("StatusCode"))
-    if not isinstance(code, int):
-        result = chat.judge(response, now=now)
-        return result if result.kind != "ok" else Result("transient", f"{result.reason}, and not as Feishu does")
-    said = f"it said {code}: {chat.word_of(document.get('msg', document.get('StatusMessage', '')))}"
-    if code == 0 and response.is_success:
-        return Result("ok", f"it answered {response.status}")
-    if code in _PATIENCE:
-        return Result("throttled", said, retry_after=_PATIENCE[code])
-    if code in _UNUSABLE:
-        return Result("permanent", f"{said} ({_UNUSABLE[code]}); the destination is paused", pause=True)
-    return Result("permanent" if code in _REFUSED else "transient", said)
+    return CODES.judge(response, now=now)
 
 
 def _plain(text: str) -> dict[str, str]:

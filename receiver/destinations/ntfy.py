@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 from receiver.destinations import chat
 from receiver.destinations.base import http_url, masked
 from receiver.destinations.chat import ChatOptions
-from receiver.destinations.text import PLAIN_UTF8, Markup, clean, cut, utf8_bytes
+from receiver.destinations.text import PLAIN_UTF8, Markup, cut, utf8_bytes
 from receiver.retry import Result
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class NtfyOptions(ChatOptions):
     """The keys of kind `ntfy`."""
 
     # docs.ntfy.sh/publish/#limitations: bytes; of the JSON around it, twice as many are taken.
-    LIMITS: ClassVar[Mapping[str, int]] = {"title": 250, "message": 4096, "body": 8192}
+    LIMITS: ClassVar[Mapping[str, int]] = {"title": 250, "message": 4096, "body": 8192, "facts": 10, "fact": 200}
     MARKUP: ClassVar[Markup] = PLAIN_UTF8
     TITLE_MARKUP: ClassVar[Markup] = PLAIN_UTF8
 
@@ -70,7 +70,7 @@ class NtfyOptions(ChatOptions):
 def send(card: Card, options: NtfyOptions, *, now: datetime) -> Steps:
     """One message: the poster attached by its URL, a button for each link."""
     most = options.limit("message")
-    facts = cut("\n".join(f"{label}: {clean(value)}" for label, value in card.facts), most // 2, PLAIN_UTF8)
+    facts = cut("\n".join(f"{label}: {value}" for label, value in options.facts_of(card)), most // 2, PLAIN_UTF8)
     title = options.title_of(card, options.limit("title"))
     shown: dict[str, Any] = {"topic": options.topic, "title": title, "priority": _PRIORITIES.get(card.tone, _NORMAL)}
     if card.poster:

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, Strict
 from receiver.destinations import chat
 from receiver.destinations.base import MASK, masked
 from receiver.destinations.chat import ChatOptions
-from receiver.destinations.text import Markup, clean, utf16_units
+from receiver.destinations.text import Markup, utf16_units
 from receiver.retry import Result
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ _NO_CHAT: Final = (
     "chat_id",
 )
 """What it says where nothing can be written, in a 400."""
+_PLAIN: Final = frozenset({"Took", "Route"})
+"""Facts that say by themselves what they are."""
 _REFUSED: Final = frozenset({401, 403, 404})
 _BAD: Final = 400
 _PATIENCE: Final = 429
@@ -90,7 +92,7 @@ class TelegramOptions(ChatOptions):
     """The keys of kind `telegram`."""
 
     # core.telegram.org/bots/api#sendvideo and #sendmessage: "after entities parsing", in UTF-16 units.
-    LIMITS: ClassVar[Mapping[str, int]] = {"title": 256, "caption": 1024, "text": 4096}
+    LIMITS: ClassVar[Mapping[str, int]] = {"title": 256, "caption": 1024, "text": 4096, "facts": 10, "fact": 100}
     MARKUP: ClassVar[Markup] = Markup(escape=escape, url=html.escape, size=_size, atoms=_ATOMS, closing=_closing)
     TITLE_MARKUP: ClassVar[Markup] = MARKUP
 
@@ -163,7 +165,8 @@ def _request(
 def _words(card: Card, options: TelegramOptions, most: int) -> str:
     """The title, the facts, and as much of the text as there is room for."""
     title = f"<b>{options.title_of(card, options.limit('title'))}</b>"
-    facts = " · ".join(escape(clean(value)) for label, value in card.facts if label != "Task")
+    pairs = [(label, value) for label, value in options.facts_of(card) if label != "Task"]
+    facts = " · ".join(value if label in _PLAIN else f"{label} {value}" for label, value in pairs)
     text = options.text_of(card, max(0, most - _size(title) - _size(facts) - 4))
     return "\n\n".join(part for part in (title, text, facts) if part)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from receiver.destinations import chat
 from receiver.destinations.base import masked
 from receiver.destinations.chat import ChatOptions, SecretUrl
-from receiver.destinations.text import PLAIN_UTF8, Markup, clean, cut, utf8_bytes
-from receiver.retry import Result
+from receiver.destinations.codes import Codes
+from receiver.destinations.text import PLAIN_UTF8, Markup, cut, utf8_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 
     from receiver.destinations.base import Steps
     from receiver.destinations.card import Card
-    from receiver.wire import HttpResponse
 
-_PATIENCE: Final[Mapping[int, timedelta]] = {
-    45009: timedelta(minutes=1),  # more than twenty a minute
-    45033: timedelta(seconds=5),  # too many at once
-    -1: timedelta(seconds=5),  # "system busy"
-}
-_UNUSABLE: Final = frozenset({93000, 93004, 93008, 93017})
-_REFUSED: Final = frozenset({40008, 40058, 40063, 41001, 44004, 45002, 45008, 93032})
+# path/90313: the table of errors.
+CODES: Final = Codes(
+    "WeCom",
+    numbers=("errcode",),
+    words="errmsg",
+    # Twenty a minute; so many at once; "system busy".
+    patience={45009: timedelta(minutes=1), 45033: timedelta(seconds=5), -1: timedelta(seconds=5)},
+    unusable=dict.fromkeys((93000, 93004, 93008, 93017), "the URL is no longer good"),
+    refused=frozenset({40008, 40058, 40063, 41001, 44004, 45002, 45008, 93032}),
+)
 _LINKS: Final = 3
 
 
@@ -37,19 +39,12 @@ class WeComOptions(ChatOptions):
     """The keys of kind `wecom`."""
 
     # path/99110: a message of text has 2,048 bytes. Of a card it recommends characters; past them nothing is shown.
-    LIMITS: ClassVar[Mapping[str, int]] = {"title": 26, "text": 112, "label": 5, "value": 26, "bytes": 2048}
+    LIMITS: ClassVar[Mapping[str, int]] = {"title": 26, "text": 112, "facts": 6, "label": 5, "fact": 26, "bytes": 2048}
     # <@name> calls somebody.
-    MARKUP: ClassVar[Markup] = Markup(escape=lambda text: text.replace("<@", "＜@"))
+    MARKUP: ClassVar[Markup] = Markup(escape=lambda text: text.replace("<@", "<\u200c@"))
     TITLE_MARKUP: ClassVar[Markup] = MARKUP
 
     url: SecretUrl
-
-
-class _Long(WeComOptions):
-    """The same, where texts are counted in bytes."""
-
-    MARKUP: ClassVar[Markup] = Markup(escape=WeComOptions.MARKUP.escape, size=utf8_bytes)
-    TITLE_MARKUP: ClassVar[Markup] = MARKUP
 
 
 def send(card: Card, options: WeComOptions, *, now: datetime) -> Steps:
@@ -57,14 +52,14 @@ def send(card: Card, options: WeComOptions, *, now: datetime) -> Steps:
     if card.links and not card.is_summary:
         message = {"msgtype": "template_card", "template_card": _template_card(card, options)}
     else:
-        message = {"msgtype": "text", "text": {"content": _text(card, _Long.model_construct(**dict(options)))}}
+        message = {"msgtype": "text", "text": {"content": _text(card, options)}}
     response = yield chat.post(options.url, message)
-    return judge(response, now=now)
+    return CODES.judge(response, now=now)
 
 
 def _template_card(card: Card, options: WeComOptions) -> dict[str, Any]:
-    label, value, escape = options.limit("label"), options.limit("value"), options.MARKUP.escape
-    facts = [(name, cut(escape(clean(fact)), value)) for name, fact in card.facts if len(name) <= label]
+    most = options.limit("label")  # an id does not fit: the card leads to the task
+    facts = [(name, fact) for name, fact in options.facts_of(card) if len(name) <= most and name != "Task"]
     text = options.text_of(card, options.limit("text"))
     shown: dict[str, Any] = {
         "card_type": "text_notice",
@@ -80,31 +75,14 @@ def _template_card(card: Card, options: WeComOptions) -> dict[str, Any]:
     return shown | ({"vertical_content_list": [{"title": about, "desc": text}]} if text else {})
 
 
-def _text(card: Card, options: _Long) -> str:
-    most, escape = options.limit("bytes"), options.MARKUP.escape
-    title = options.title_of(card, most)
-    rest = [f"{label}: {escape(clean(fact))}" for label, fact in card.facts]
+def _text(card: Card, options: WeComOptions) -> str:
+    most, title = options.limit("bytes"), options.title_of(card, options.limit("title"))
+    rest = [f"{label}: {fact}" for label, fact in options.facts_of(card)]
     rest += [f"{label}: {url}" for label, url in card.links]
     below = cut("\n".join(rest), most // 2, PLAIN_UTF8)
-    text = options.text_of(card, max(0, most - utf8_bytes(title) - utf8_bytes(below) - 4))
+    room = most - utf8_bytes(title) - utf8_bytes(below) - 4
+    text = cut(options.text_of(card, most), max(0, room), PLAIN_UTF8)
     return cut("\n\n".join(part for part in (title, text, below) if part), most, PLAIN_UTF8)
-
-
-def judge(response: HttpResponse, *, now: datetime) -> Result:
-    """By its `errcode`; 0 is success."""
-    document = chat.document_of(response)
-    code = document.get("errcode")
-    if not isinstance(code, int):
-        result = chat.judge(response, now=now)
-        return result if result.kind != "ok" else Result("transient", f"{result.reason}, and not as WeCom does")
-    said = f"it said {code}: {chat.word_of(document.get('errmsg', ''))}"
-    if code == 0 and response.is_success:
-        return Result("ok", f"it answered {response.status}")
-    if code in _PATIENCE:
-        return Result("throttled", said, retry_after=_PATIENCE[code])
-    if code in _UNUSABLE:
-        return Result("permanent", f"{said}; the URL is no longer good, and the destination is paused", pause=True)
-    return Result("permanent" if code in _REFUSED else "transient", said)
 
 
 KIND: Final = chat.chat_kind("wecom", WeComOptions, send, masked=masked)

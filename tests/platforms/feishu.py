@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import html
 import re
 import time
 from typing import Any, Final
@@ -135,7 +136,7 @@ class _Card:
 
     def _markdown(self, given: Any) -> None:
         found = read(self.check.text(given, MOST, where="markdown"), escapes=False)
-        self.texts.append(found.text)
+        self.texts.append(html.unescape(found.text))  # special characters come by their numbers
         self.links += found.links
         self.pings += _AT.findall(given)
         self.check.that(not found.pictures, "a picture needs an img_key")
