@@ -54,7 +54,7 @@ class DingTalkOptions(ChatOptions):
     """The keys of kind `dingtalk`."""
 
     # open.dingtalk.com: custom-robot-access: 20,000 bytes a request.
-    LIMITS: ClassVar[Mapping[str, int]] = {"title": 200, "facts": 10, "fact": 200, "body": 20_000}
+    LIMITS: ClassVar[Mapping[str, int]] = {"title": 200, "text": 4000, "facts": 10, "fact": 200, "body": 20_000}
     MARKUP: ClassVar[Markup] = Markup(escape=lambda text: text.translate(_WIDE))
     TITLE_MARKUP: ClassVar[Markup] = MARKUP
 
@@ -80,7 +80,7 @@ def send(card: Card, options: DingTalkOptions, *, now: datetime) -> Steps:
         shown["btns"] = [{"title": label, "actionURL": to} for label, to in card.links]
         return chat.post(url, {"msgtype": "actionCard", "actionCard": shown})
 
-    response = yield chat.fitted(made, options.limit("body"), options.limit("body"))
+    response = yield chat.fitted(made, options.limit("text"), options.limit("body"))
     return CODES.judge(response, now=now)
 
 

@@ -57,7 +57,7 @@ class FeishuOptions(ChatOptions):
     """The keys of kind `feishu`."""
 
     # open.feishu.cn: custom-bot-guide: 20 KB a request; a title is shown on four lines at most.
-    LIMITS: ClassVar[Mapping[str, int]] = {"title": 200, "facts": 10, "fact": 200, "body": 20_000}
+    LIMITS: ClassVar[Mapping[str, int]] = {"title": 200, "text": 4000, "facts": 10, "fact": 200, "body": 20_000}
     MARKUP: ClassVar[Markup] = Markup(escape=escape, atoms=re.compile(r"&#[0-9]+;|\[[^\[\]]*\]\([^()\s]*\)"))
 
     url: SecretUrl
@@ -84,7 +84,7 @@ def send(card: Card, options: FeishuOptions, *, now: datetime) -> Steps:
         shown = {"config": {"wide_screen_mode": True}, "header": header, "elements": elements}
         return chat.post(options.url, {**signed, "msg_type": "interactive", "card": shown})
 
-    response = yield chat.fitted(made, options.limit("body"), options.limit("body"))
+    response = yield chat.fitted(made, options.limit("text"), options.limit("body"))
     return CODES.judge(response, now=now)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _PRIORITIES: Final = {"bad": 4}
 _NORMAL: Final = 3
 _PATIENCE: Final[Mapping[int, timedelta]] = {
-    42901: timedelta(seconds=5),  # a request is given back every five seconds
+    42901: timedelta(seconds=10),  # a request is given back every five seconds
     42905: timedelta(hours=1),  # the day's bandwidth
     42908: timedelta(hours=1),  # the day's messages
 }
@@ -84,7 +84,7 @@ def send(card: Card, options: NtfyOptions, *, now: datetime) -> Steps:
         text = options.text_of(card, min(longest, max(0, most - utf8_bytes(facts) - 2)))
         message = "\n\n".join(part for part in (text, facts) if part)
         # An empty message is shown as "triggered".
-        return chat.post(options.url, {**shown, "message": message or title}, **headers)
+        return chat.post(f"{options.url}/", {**shown, "message": message or title}, **headers)
 
     response = yield chat.fitted(made, most, options.limit("body"))
     return judge(response, now=now)

@@ -77,7 +77,7 @@ def _token(token: str) -> str:
 
 
 def _chat_id(chat_id: int | str) -> int | str:
-    if isinstance(chat_id, bool) or not re.fullmatch(r"-?[0-9]+|@[A-Za-z][A-Za-z0-9_]+", str(chat_id)):
+    if not re.fullmatch(r"-?[0-9]+|@[A-Za-z][A-Za-z0-9_]+", str(chat_id)):
         raise ValueError("the id of a chat (a number; groups' are negative) or the @name of a channel is wanted")
     return chat_id
 
@@ -97,7 +97,7 @@ class TelegramOptions(ChatOptions):
     TITLE_MARKUP: ClassVar[Markup] = MARKUP
 
     token: Annotated[str, AfterValidator(_token)]
-    chat_id: Annotated[int | str, AfterValidator(_chat_id)]
+    chat_id: Annotated[Annotated[int, Strict()] | str, AfterValidator(_chat_id)]
     thread_id: Annotated[int, Strict(), Field(ge=1)] | None = None
     api_base: Annotated[str, AfterValidator(_api_base)] = "https://api.telegram.org"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -32,18 +33,15 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _GAP: Final = re.compile(r"[^\S\n]*\n(?:[^\S\n]*\n)+")
 
 
+@lru_cache(maxsize=64)
 def clean(text: str) -> str:
     """`text` without what a screen would obey; at most two line feeds in a row; towers of marks are capped."""
     text = _BREAK.sub("\n", text[:MOST]).replace("\t", " ")
     text = _GAP.sub("\n\n", _SURROGATE.sub("\ufffd", _GONE.sub("", text)))
-    if text.isascii():
-        return text.strip()
-    kept, marks = [], 0
-    for char in text:
-        marks = marks + 1 if unicodedata.category(char)[0] == "M" else 0
-        if marks <= _MARKS:
-            kept.append(char)
-    return "".join(kept).strip()
+    marks = "".join(char for char in set(text) if _is_mark(char))
+    if marks:
+        text = re.sub(f"([{marks}]{{{_MARKS}}})[{marks}]+", r"\1", text)
+    return text.strip()
 
 
 def one_line(text: str) -> str:
@@ -58,12 +56,12 @@ def code_points(text: str) -> int:
 
 def utf16_units(text: str) -> int:
     """The length as JavaScript and Telegram count it: 2 for what is outside the Basic Multilingual Plane."""
-    return len(text) + sum(char > "\uffff" for char in text)
+    return len(text.encode("utf-16-le", "replace")) // 2
 
 
 def utf8_bytes(text: str) -> int:
     """The length in bytes."""
-    return len(text.encode())
+    return len(text.encode("utf-8", "replace"))
 
 
 Size = Callable[[str], int]
@@ -116,14 +114,32 @@ def cut(text: str, most: int, markup: Markup = PLAIN) -> str:
     room = most - markup.size(ELLIPSIS)
     if room < 0:
         return ""
-    kept: list[str] = []
-    for piece in pieces(text, markup.atoms):
+    end = 0 if markup.atoms else _start_before(text, _fitting(text, room, markup.size))
+    room -= markup.size(text[:end])
+    for piece in pieces(text[end:], markup.atoms):
         room -= markup.size(piece)
         if room < 0:
             break
-        kept.append(piece)
-    begun = "".join(kept).rstrip()
+        end += len(piece)
+    begun = text[:end].rstrip()
     return f"{begun}{ELLIPSIS}{markup.closing(begun)}"
+
+
+def _fitting(text: str, room: int, size: Size) -> int:
+    """How many characters fit, whatever they belong to."""
+    fits, too_many = 0, min(len(text), room) + 1  # none is smaller than a unit
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        fits, too_many = (middle, too_many) if size(text[:middle]) <= room else (fits, middle)
+    return fits
+
+
+def _start_before(text: str, place: int) -> int:
+    """The last place before, where a character surely begins; of a row of flags that is where the row does."""
+    start = place - 1
+    while start > 0 and (_is_flag_letter(text[start]) or _joins(text, 0, start)):
+        start -= 1
+    return max(0, start)
 
 
 def pieces(text: str, atoms: re.Pattern[str] | None = None) -> Iterator[str]:
@@ -148,13 +164,17 @@ def _joins(text: str, place: int, at: int) -> bool:
     before, char = text[at - 1], text[at]
     if char < "\u0300":
         return False
-    if char in {_ZWJ, _ZWNJ} or before == _ZWJ or unicodedata.category(char)[0] == "M" or char in "\u0e33\u0eb3":
+    if char in {_ZWJ, _ZWNJ} or before == _ZWJ or _is_mark(char) or char in "\u0e33\u0eb3":
         return True
     if "\U0001f3fb" <= char <= "\U0001f3ff":  # a skin tone
         return True
     if _is_flag_letter(char):
         return at - place == 1 and _is_flag_letter(before)
     return _is_jamo(char) and (_is_jamo(before) or "\uac00" <= before <= "\ud7a3")
+
+
+def _is_mark(char: str) -> bool:
+    return unicodedata.category(char)[0] == "M"
 
 
 def _is_flag_letter(char: str) -> bool:

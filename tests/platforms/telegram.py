@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from tests.platforms import Asked, Checks, Platform, Refused, Said, Shown, document, utf16
 
-TOKEN: Final = "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
+TOKEN: Final = "110201543:AAHdqTcvCH1vGWJ-secret-of-the-bot"
 _TAGS: Final = frozenset({"b", "strong", "i", "em", "u", "ins", "s", "del", "a", "code", "pre", "blockquote"})
 _BARE: Final = re.compile(r"&(?!(?:lt|gt|amp|quot|#[0-9]+|#x[0-9a-fA-F]+);)")
 _PING: Final = re.compile(r"(?<![\w@])@[A-Za-z][A-Za-z0-9_]{3,31}")
