@@ -241,7 +241,6 @@ async def test_a_server_that_hangs_is_left_in_time(there: MailServer) -> None:
 
 async def test_a_server_that_is_none() -> None:
     """No name, nobody there, a web server, one that hangs up: told in words, without the password."""
-
     said = [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""]
 
     async def say(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

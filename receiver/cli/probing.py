@@ -199,10 +199,9 @@ async def _destination(given: Destination, egress: Egress) -> Finding:
     from receiver.wire import HttpRequest
 
     name = f"destination {given.name}"
-    url = getattr(given.options, "url", None)
-    if not isinstance(url, str):
-        return Finding(name, "note", f"not checked: nothing is known of where the kind {given.kind} leads")
-    parts = urlsplit(url)
+    parts = urlsplit(getattr(given.options, "url", None) or getattr(given.options, "api_base", ""))
+    if parts.scheme not in {"http", "https"}:  # a mail server, or an apprise URL
+        return Finding(name, "note", f"not checked; to send a sample: receiver destinations test {given.name}")
     root = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
     try:
         await egress.deliver(
