@@ -96,10 +96,10 @@ class ChatOptions(Options):
         return self.limits.get(name, self.LIMITS[name])
 
     def title_of(self, told: Card, most: int) -> str:
-        """The title, on one line, escaped and cut."""
-        return one_line(
-            self._filled(told, None if told.is_summary else self.title, self.TITLE_TEMPLATE, most, title=True)
-        )
+        """The title, on one line, escaped and cut; the icon where the template comes to nothing: none may be empty."""
+        own = None if told.is_summary else self.title
+        filled = one_line(self._filled(told, own, self.TITLE_TEMPLATE, most, title=True))
+        return filled or cut(told.icon, most, self.TITLE_MARKUP)
 
     def text_of(self, told: Card, most: int) -> str:
         """The text, escaped and cut; "" where there is nothing to say."""
@@ -167,7 +167,7 @@ def fitted(make: Callable[[int], HttpRequest], longest: int, most: int) -> HttpR
     if len(request.body) <= most:
         return request
     request = make(0)
-    while too_long - fits > 1:
+    while too_long - fits > max(1, longest // 64):  # the share that may stay unused
         middle = (fits + too_long) // 2
         tried = make(middle)
         if len(tried.body) <= most:

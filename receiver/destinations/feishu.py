@@ -77,9 +77,8 @@ def send(card: Card, options: FeishuOptions, *, now: datetime) -> Steps:
 
     def made(longest: int) -> HttpRequest:
         text = options.text_of(card, longest)
-        elements: list[dict[str, Any]] = [
-            {"tag": "markdown", "content": one} for one in (text, "\n".join(facts)) if one
-        ]
+        parts = [{"tag": "markdown", "content": one} for one in (text, "\n".join(facts)) if one]
+        elements: list[dict[str, Any]] = [*parts] or [{"tag": "div", "text": title}]  # a card without any is none
         elements += [{"tag": "action", "actions": buttons}] if buttons else []
         shown = {"config": {"wide_screen_mode": True}, "header": header, "elements": elements}
         return chat.post(options.url, {**signed, "msg_type": "interactive", "card": shown})
