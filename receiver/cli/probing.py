@@ -199,7 +199,8 @@ async def _destination(given: Destination, egress: Egress) -> Finding:
     from receiver.wire import HttpRequest
 
     name = f"destination {given.name}"
-    parts = urlsplit(getattr(given.options, "url", None) or getattr(given.options, "api_base", ""))
+    url = getattr(given.options, "url", getattr(given.options, "api_base", ""))
+    parts = urlsplit(str(url))
     if parts.scheme not in {"http", "https"}:  # a mail server, or an apprise URL
         return Finding(name, "note", f"not checked; to send a sample: receiver destinations test {given.name}")
     root = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
