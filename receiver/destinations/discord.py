@@ -86,9 +86,10 @@ def _embed(card: Card, options: DiscordOptions) -> dict[str, Any]:
     facts = options.facts_of(card)
     room = options.limit("embed") - len(title) - sum(len(label) + len(value) for label, value in facts)
     longest = options.limit("link")
+    text = options.text_of(card, max(0, min(options.limit("text"), room)))
     return {
         "title": title,
-        "description": options.text_of(card, max(0, min(options.limit("text"), room))),
+        **({"description": text} if text else {}),
         "color": _COLOURS[card.tone],
         "fields": [{"name": label, "value": value, "inline": True} for label, value in facts],
         **({"url": card.links[0][1]} if card.links and len(card.links[0][1]) <= longest else {}),

@@ -50,11 +50,12 @@ def send(card: Card, options: MattermostOptions, *, now: datetime) -> Steps:
     """One message."""
     title, links = options.title_of(card, options.limit("title")), chat.markdown_links(card)
     room = max(0, options.limit("text") - len(links) - 2)
+    text = "\n\n".join(part for part in (options.text_of(card, room), links) if part)
     attachment = {
         "fallback": title,
         "color": _COLOURS[card.tone],
         "title": title,
-        "text": "\n\n".join(part for part in (options.text_of(card, room), links) if part),
+        **({"text": text} if text else {}),
         "fields": [{"title": label, "value": value, "short": True} for label, value in options.facts_of(card)],
         **({"title_link": card.links[0][1]} if card.links else {}),
         **({"image_url": card.poster} if card.poster else {}),

@@ -58,6 +58,8 @@ LONGEST: Final = 8192
 """Characters of a template."""
 _ITEMS: Final = 1000
 """Entries of a list that a filter joins."""
+_STEPS: Final = 64
+"""The share of a limit that may stay unused where values are cut."""
 _LONGEST_VALUE: Final = "_longest"
 """Under this name the context holds how long a value may be; no template can name it."""
 
@@ -131,7 +133,7 @@ def fill(source: str, values: Mapping[str, Any], markup: Markup, most: int) -> s
     text = rendered(0)
     if markup.size(text) > most:
         return cut(text, most, markup)
-    while too_long - fits > 1:
+    while too_long - fits > max(1, most // _STEPS):
         middle = (fits + too_long) // 2
         if markup.size(tried := rendered(middle)) <= most:
             fits, text = middle, tried

@@ -135,7 +135,7 @@ class Platform:
         self.asked.append(asked)
         if (ahead := self._quiet_until - time.monotonic()) > 0:
             self.early.append(ahead)
-        said = self._answer(asked)
+        said = self.answer(asked)
         if said.wait:
             self._quiet_until = time.monotonic() + said.wait
         self._changed.set()
@@ -144,7 +144,8 @@ class Platform:
         more = {"content-type": "application/json", **said.headers}
         return web.Response(status=said.status, body=json.dumps(said.body).encode(), headers=more)
 
-    def _answer(self, asked: Asked) -> Said:
+    def answer(self, asked: Asked) -> Said:
+        """What is said to a request: from the script first."""
         if self.script:
             return self.script.pop(0)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_ESCAPED = re.compile(r"\\([\\`*_{}\[\]()#+\-.!|~<>@:/])")
+_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 _PICTURE = re.compile(r"!\[([^\[\]]*)\]\(([^()\s]*)\)")
 _LINK = re.compile(r"\[([^\[\]]*)\]\(([^()]*)\)")
 _POINTED = re.compile(r"<([a-zA-Z][a-zA-Z0-9+.-]*:[^<>\s]*)>")
