@@ -52,7 +52,7 @@ def test_the_example_has_a_block_of_every_kind(kind: str) -> None:
     """With the kind's own keys; those that all chats take stand in the first chat's."""
     blocks = re.split(r"^# \[\[destinations\]\]$", EXAMPLE.read_text(), flags=re.MULTILINE)
     [block] = [one for one in blocks if f'kind = "{kind}"' in one]
-    own = {*KINDS[kind].options.model_fields, *(f"{key}_file" for key in KINDS[kind].secrets)}
+    own = {*KINDS[kind].options.keys(), *(f"{key}_file" for key in KINDS[kind].secrets)}
     common = {*ChatOptions.model_fields, "coalesce"}
     named = set(re.findall(r"^(?:# )+([a-z_]+) = ", block, re.MULTILINE))
     assert named == {"name", "kind"} | (own | common if kind == "slack" else own - common)
@@ -80,7 +80,11 @@ def test_what_is_commented_out_in_the_example_is_right_too(file: Path) -> None:
     for table in (*named.values(), *named["destinations"]):
         for key in [key for key in table if isinstance(table, dict) and str(key).endswith("_file")]:
             del table[key]
-    everything = loaded(file, tomli_w.dumps(named), {"COMETAPI_KEY": "x"})
+    # What the environment holds there: a URL, a bot's token, any secret.
+    values = {"URL": "https://chat.example.com/hook", "TOKEN": "1:a", "SECRET": "x", "KEY": "x"}
+    named_there = re.findall(r"\$\{(\w+_(\w+?))\}", EXAMPLE.read_text())
+    environ = {name: values[last] for name, last in named_there}
+    everything = loaded(file, tomli_w.dumps(named), environ | {"APPRISE_URL": "json://localhost"})
     assert str(everything.server.rate_per_key) == "100/s"
 
 

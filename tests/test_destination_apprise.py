@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from receiver.destinations import KINDS, apprise
 from receiver.errors import EgressError
 from receiver.wire import HttpResponse
-from tests.kind_room import PAGE, VIDEO, canned, delivered, event, failure, options_of, steps_of
+from tests.kind_room import PAGE, VIDEO, canned, delivered, event, failure, options_of, steps_of, way_out
 from tests.platforms import Said, served
 from tests.platforms.apprise import SECRET, AppriseTarget
 
@@ -57,18 +57,24 @@ async def test_a_no_is_tried_again(there: AppriseTarget, caplog: pytest.LogCaptu
     assert SECRET not in caplog.text
 
 
-async def test_it_does_not_hold_the_loop_nor_the_attempt(there: AppriseTarget) -> None:
+async def test_it_does_not_hold_the_loop_nor_the_attempt() -> None:
     """A server that hangs costs a thread and no more than the time of the attempt."""
+    over, ended = asyncio.Event(), asyncio.Event()
 
-    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
+    async def hang(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
         writer.close()
+        await writer.wait_closed()
+        ended.set()
 
     listener = await asyncio.start_server(hang, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     async with listener:
         with pytest.raises(EgressError, match=r"longer than 0\.2 s") as caught:
             await delivered("apprise", {"url": f"json://127.0.0.1:{port}/{SECRET}"}, [event()], within=0.2)
+        over.set()
+        async with asyncio.timeout(5):
+            await ended.wait()
     assert (caught.value.stage, caught.value.sent) == ("timeout", True)
 
 
@@ -103,15 +109,16 @@ def test_a_url_that_will_not_do(wrong: str, words: str) -> None:
         options_of("apprise", {"url": wrong})
 
 
-def test_without_the_extra_an_error_says_how_to_get_it() -> None:
-    """In a process where the library cannot be found."""
-    code = (
-        "import sys; sys.modules['apprise'] = None\n"
-        "from receiver.destinations import KINDS\n"
-        "KINDS['apprise'].options.model_validate({'url': 'json://localhost'})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert apprise.MISSING in done.stderr, done.stderr
+async def test_without_the_extra_an_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the configuration is read; should it go missing later, the attempt says so."""
+    steps = steps_of("apprise", options_of("apprise", KEYS), event())
+    monkeypatch.setitem(sys.modules, "apprise", None)  # where Python finds it no more
+    with pytest.raises(ValidationError, match="needs its extra") as caught:
+        options_of("apprise", KEYS)
+    assert apprise.MISSING in str(caught.value)
+    async with way_out() as egress:
+        with pytest.raises(EgressError, match="not installed"):
+            await egress.deliver(next(steps), timeout=5, allow_private=False)
 
 
 def test_the_library_is_loaded_by_those_alone_who_use_it() -> None:

@@ -12,11 +12,13 @@ import pytest
 import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from receiver.destinations import KINDS
 from receiver.egress import Egress
 from receiver.errors import EgressError
+from receiver.ids import TaskId
 from receiver.wire import HttpRequest, HttpResponse
 from tests.kind_room import HOME, PAGE, POSTER, VIDEO, canned, delivered, event, failure, options_of, steps_of, way_out
 from tests.platforms.email import READER, SENDER, USER, MailServer, mail_server, opened
@@ -93,6 +95,14 @@ async def test_a_failure_says_why(there: MailServer) -> None:
     [shown] = there.shown
     assert shown.text.count("the input is too long") == 2
     assert shown.pictures == ()
+
+
+async def test_where_there_is_nothing_to_say_there_is_a_title(there: MailServer) -> None:
+    """No text, no facts, no links: empty parts are left out."""
+    bare = event(prompt=None, video_url=None, poster=None)
+    bare = replace(bare, task_id=TaskId(bare.id), data_json="{}")  # it is about no task
+    assert (await delivered("email", there.keys(), [bare], home=None)).kind == "ok"
+    assert there.shown[0].text.split() == ["✅", "Video", "ready"] * 3
 
 
 def test_every_attempt_has_the_same_message_id() -> None:

@@ -7,9 +7,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from receiver.destinations import KINDS
+from receiver.ids import TaskId
 from receiver.wire import HttpResponse
 from tests.kind_room import PAGE, POSTER, VIDEO, answer, canned, delivered, event, failure, options_of, steps_of
 from tests.platforms import served
@@ -69,12 +71,11 @@ async def test_a_summary_is_one_message(there: Ntfy) -> None:
 
 def test_an_empty_message_repeats_the_title() -> None:
     """The app would say "triggered"."""
-    request = next(
-        steps_of("ntfy", options_of("ntfy", KEYS, text="{{ msg }}", limits={"facts": 1, "fact": 1}), event())
-    )
-    sent = json.loads(request.body)
-    assert sent["message"]
-    assert sent["title"].endswith("Video ready")
+    bare = event(prompt=None, route=None, created_at=None, video_url=None, poster=None)
+    bare = replace(bare, task_id=TaskId(bare.id))  # it is about no task
+    sent = json.loads(next(steps_of("ntfy", options_of("ntfy", KEYS), bare, home=None)).body)
+    assert sent["message"] == sent["title"] == "✅ Video ready"
+    assert sent.keys() == {"topic", "title", "priority", "message"}
 
 
 def test_without_a_token_there_is_no_header() -> None:

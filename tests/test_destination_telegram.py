@@ -121,6 +121,19 @@ async def test_own_words_may_use_its_markup(there: Telegram) -> None:
     assert shown.links[0] == VIDEO
 
 
+async def test_what_a_cut_leaves_open_is_closed(there: Telegram) -> None:
+    """Where the operator's own words are too long, they are cut, and it is HTML still."""
+    own = "<i>a</i> <b>b <a href='{{ video_url }}'>" + "x" * 2000 + "</a></b>"
+    assert (await delivered("telegram", there.keys(), [event()], text=own)).kind == "ok"
+    assert "a b xxx" in there.shown[0].text
+
+
+def test_an_end_without_a_beginning_is_the_operators_own() -> None:
+    """It goes out as it was written, and Telegram says what is wrong with it."""
+    request = next(steps(text="</i>" + "x" * 2000))
+    assert "</i>xxx" in json.loads(request.body)["caption"]
+
+
 async def test_a_summary_is_a_message(there: Telegram) -> None:
     """One for many."""
     assert (await delivered("telegram", there.keys(), [event(), failure(), event()])).kind == "ok"

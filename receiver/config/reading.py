@@ -106,8 +106,7 @@ def _destination(raw: Raw, table: dict[str, Any], path: KeyPath) -> Destination:
     options = None
     if kind is not None:
         files = [f"{key}_file" for key in kind.secrets]
-        names = [field.alias or name for name, field in kind.options.model_fields.items()]
-        options = _model(raw, kind.options, own, path, [*common, *names, *files])
+        options = _model(raw, kind.options, own, path, [*common, *kind.options.keys(), *files])
     if destination is None:
         destination = Destination.model_construct(
             name="", kind=""

@@ -37,6 +37,11 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Its keys as they are written; Python has words of its own (`from`)."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
+
 
 def masked(request: HttpRequest) -> HttpRequest:
     """The request as it may be stored and shown: secret headers, userinfo and the values of the query are masked.
