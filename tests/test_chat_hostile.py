@@ -21,6 +21,7 @@ from receiver.destinations import KINDS
 from receiver.destinations.chat import ChatOptions
 from receiver.ids import EventId, TaskId
 from receiver.records import Event
+from receiver.wire import HttpResponse
 from tests.platforms.every import EVERY, driven, played
 
 if TYPE_CHECKING:
@@ -109,6 +110,11 @@ def test_whatever_is_typed_arrives_and_harms_nobody(kind: str, prompt: str, fail
 
 WIDE = {0xFF00 + code: 0x20 + code for code in range(1, 0x5F)}
 """DingTalk has no escapes: a sign's full-width twin stands for it."""
+MEMBERS = [
+    *("ok", "code", "errcode", "errmsg", "error_code", "error", "message", "id", "msg", "description", "http"),
+    *("parameters", "retry_after", "migrate_to_chat_id", "global", "StatusCode", "data"),
+]
+"""Members that some platform's answer has."""
 CLUSTERS = [
     "👩‍👩‍👧‍👦", "👍🏽", "🇨🇳", "❤️", "1️⃣", "e\u0301\u0302", "\U0001d518", "नि", "กำ", "각", "漢", "a",
     "&", "<", "*", "\\", '"',
@@ -178,6 +184,34 @@ def test_an_event_with_next_to_nothing_in_it_is_told(kind: str, data: str) -> No
         bare = Event(EventId("evt_1"), TaskId("evt_1" if number % 2 else TASK), name, app.clock(), data)
         harmless(told(platform, [bare]))
         harmless(told(platform, [bare, bare], home=None))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(MEMBERS), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("kind", CHATS)
+@settings(max_examples=100, deadline=None)
+@given(status=st.integers(200, 599), document=JSON, wait=st.text(max_size=9) | st.integers().map(str))
+def test_whatever_is_answered_is_judged(kind: str, status: int, document: Any, wait: str) -> None:
+    """No answer makes a flow fail, and the reason is short and on one line."""
+    headers = dict.fromkeys(("retry-after", "x-ratelimit-reset-after"), wait) | {"x-ratelimit-remaining": "0"}
+    response = HttpResponse(status, headers, json.dumps(document).encode())
+    steps = KINDS[kind].flow(event(prompt="p"), options(played(kind)), now=app.clock(), home=HOME)
+    next(steps)
+    for _ in range(KINDS[kind].steps):
+        try:
+            steps.send(response)
+        except StopIteration as done:
+            result = done.value
+            break
+    assert result.reason.isprintable()
+    assert len(result.reason) < 600
+    waits = [wait for wait in (result.retry_after, result.hold) if wait is not None]
+    assert all(timedelta(0) <= wait <= timedelta(hours=24) for wait in waits)
 
 
 @pytest.mark.parametrize("kind", CHATS)

@@ -107,7 +107,7 @@ def _buttons(card: Card, options: DiscordOptions) -> list[dict[str, Any]]:
 def judge(response: HttpResponse, *, now: datetime) -> Result:
     """By status, Discord's code, and whatever it says of rates."""
     said = chat.document_of(response)
-    code = said.get("code")
+    code = said["code"] if isinstance(said.get("code"), int) else None
     words = chat.word_of(said["message"]) if isinstance(said.get("message"), str) else ""
     result = chat.judge(response, now=now, said=f"{words} ({code})" if words and code else words)
     if response.status == _THROTTLED:
