@@ -170,7 +170,9 @@ def _joins(text: str, place: int, at: int) -> bool:
         return True
     if _is_flag_letter(char):
         return at - place == 1 and _is_flag_letter(before)
-    return _is_jamo(char) and (_is_jamo(before) or "\uac00" <= before <= "\ud7a3")
+    if "\u1100" <= char < "\u1160":  # the beginning of a Korean syllable
+        return "\u1100" <= before < "\u1160"
+    return "\u1160" <= char <= "\u11ff" and ("\u1100" <= before <= "\u11ff" or "\uac00" <= before <= "\ud7a3")
 
 
 def _is_mark(char: str) -> bool:
@@ -179,7 +181,3 @@ def _is_mark(char: str) -> bool:
 
 def _is_flag_letter(char: str) -> bool:
     return "\U0001f1e6" <= char <= "\U0001f1ff"
-
-
-def _is_jamo(char: str) -> bool:
-    return "\u1100" <= char <= "\u11ff"
