@@ -18,7 +18,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from receiver.destinations import chat
 from receiver.destinations.base import masked
@@ -99,7 +99,13 @@ class EmailOptions(ChatOptions):
 
     smtp_url: Annotated[str, AfterValidator(_smtp_url)]
     sender: Annotated[str, AfterValidator(_sender)] = Field(alias="from")
-    to: Annotated[tuple[str, ...], BeforeValidator(_recipients), AfterValidator(_checked), Field(min_length=1)]
+    to: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_recipients),
+        AfterValidator(_checked),
+        Field(min_length=1),
+        WithJsonSchema({"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1}),
+    ]
 
 
 def send(card: Card, options: EmailOptions, *, now: datetime) -> Steps:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, Strict
+from pydantic import AfterValidator, Field, Strict, WithJsonSchema
 
 from receiver.destinations import chat
 from receiver.destinations.base import MASK, masked
@@ -76,8 +76,9 @@ def _token(token: str) -> str:
     return token
 
 
-def _chat_id(chat_id: int | str) -> int | str:
-    if not re.fullmatch(r"-?[0-9]+|@[A-Za-z][A-Za-z0-9_]+", str(chat_id)):
+def _chat_id(chat_id: Any) -> Any:
+    is_either = isinstance(chat_id, int | str) and not isinstance(chat_id, bool)
+    if not is_either or not re.fullmatch(r"-?[0-9]+|@[A-Za-z][A-Za-z0-9_]+", str(chat_id)):
         raise ValueError("the id of a chat (a number; groups' are negative) or the @name of a channel is wanted")
     return chat_id
 
@@ -97,7 +98,7 @@ class TelegramOptions(ChatOptions):
     TITLE_MARKUP: ClassVar[Markup] = MARKUP
 
     token: Annotated[str, AfterValidator(_token)]
-    chat_id: Annotated[Annotated[int, Strict()] | str, AfterValidator(_chat_id)]
+    chat_id: Annotated[Any, AfterValidator(_chat_id), WithJsonSchema({"type": ["integer", "string"]})]
     thread_id: Annotated[int, Strict(), Field(ge=1)] | None = None
     api_base: Annotated[str, AfterValidator(_api_base)] = "https://api.telegram.org"
 
