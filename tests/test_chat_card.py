@@ -49,13 +49,10 @@ def test_a_failure_without_a_reason_says_so(data: dict[str, Any], reason: str) -
 
 def test_our_own_copy_goes_before_the_upstreams_link() -> None:
     """Which is dead in a day or two."""
-    copies = [
-        {"kind": "video", "url": "https://ours.example/v"},
-        {"kind": "poster", "url": "https://ours.example/p"},
-        7,
-    ]
+    ours = "https://ours.example"
+    copies = [{"kind": "video", "url": f"{ours}/v"}, {"kind": "poster", "url": f"{ours}/p"}, 7]
     told = card(event(artifacts=copies), home=HOME)
-    assert (told.values["video_url"], told.poster) == ("https://ours.example/v", "https://ours.example/p")
+    assert (told.values["video_url"], told.poster) == (f"{ours}/v", f"{ours}/p")
 
 
 @pytest.mark.parametrize("kind", sorted(routing.EVENT_TYPES))

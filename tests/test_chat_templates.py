@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -38,10 +39,7 @@ def filled(source: str, most: int = 2000, markup: Markup = STARS, **data: Any) -
         ("[watch]({{ video_url }}) {{ poster }}", f"[watch](<{VIDEO}>) <{POSTER}>"),
         ("{{ failure }}|{{ failure_code }}|{{ metadata.nope.at.all }}|{{ metadata.team.x }}", "|||"),
         ("{{ metadata.items }} {{ metadata._x }} {{ metadata.deep }} {{ metadata.on }}", 'mine low {"er":1} true'),
-        (
-            "{% for t in metadata.tags %}{{ loop.index }}{{ t }}{% if not loop.last %}, {% endif %}{% endfor %}",
-            "1a, 2b",
-        ),
+        ("{% for t in metadata.tags %}{{ loop.index }}{{ t }}{% if not loop.last %}-{% endif %}{% endfor %}", "1a-2b"),
         ("{{ loop }}{% for t in metadata.tags %}{{ loop.cycle }}{{ loop._x }}{% endfor %}x", None),
         ("{{ metadata.tags | join('*') }} {{ metadata.tags[1] }} {{ metadata.tags[9] }}", "a\\*b b"),
         ("{{ metadata.tags | first }}{{ metadata.tags | last }}{{ prompt | length }}", "ab12"),
@@ -124,10 +122,8 @@ def test_what_it_costs_is_bounded(source: str) -> None:
     """By the template's length and the event's: nothing grows out of nothing."""
     values = {**card(event(), home=HOME).values, "metadata": {"long": "a" * 100_000, "many": ["b"] * 100_000}}
     began = time.monotonic()
-    try:
+    with suppress(SecurityError):
         assert len(fill(check(source), values, PLAIN, 3000)) <= 3000
-    except SecurityError as error:
-        assert "far too long" in str(error)
     assert time.monotonic() - began < 20
 
 

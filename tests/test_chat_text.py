@@ -14,25 +14,9 @@ from receiver.destinations import text
 from receiver.destinations.text import MARKDOWN_ATOMS, PLAIN, PLAIN_UTF8, Markup, clean, cut, pieces
 
 CHARACTERS = st.sampled_from(
-    [
-        "a",
-        "é",
-        "e\u0301",
-        "👩‍👩‍👧‍👦",
-        "👍🏽",
-        "🇨🇳",
-        "❤️",
-        "1️⃣",
-        "नि",
-        "กำ",
-        "각",
-        "\u1100\u1161\u11a8",
-        "漢",
-        "\U0001d518",
-        " ",
-        "\n",
-    ]
-)
+    ["a", "é", "e\u0301", "👩‍👩‍👧‍👦", "👍🏽", "🇨🇳", "❤️", "1️⃣", "नि", "กำ", "각",
+     "\u1100\u1161\u11a8", "漢", "😀", " ", "\n"]
+)  # fmt: skip
 UNITS = st.sampled_from([text.code_points, text.utf16_units, text.utf8_bytes])
 
 

@@ -7,10 +7,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 from pydantic import ValidationError
 from slack_sdk.models.blocks import Block
 
 from receiver.destinations import KINDS
+from receiver.ids import TaskId
 from receiver.retry import Result
 from receiver.wire import HttpResponse
 from tests.kind_room import PAGE, POSTER, VIDEO, canned, delivered, event, failure, options_of, steps_of
@@ -56,6 +58,22 @@ async def test_a_failure_says_why(there: Slack) -> None:
     assert (shown.links, shown.pictures) == ((PAGE,), ())
     assert "❌ Render failed" in shown.text
     assert "codec <b> & co" in shown.text
+
+
+async def test_an_event_that_says_nothing(there: Slack) -> None:
+    """A header alone is a message."""
+    bare = replace(event(), data_json="{}", task_id=TaskId(event().id))
+    assert (await delivered("slack", there.keys(), [bare], home=None)).kind == "ok"
+    [shown] = await there.seen()
+    assert set(shown.text.split("\n")) == {"✅ Video ready"}
+
+
+def test_a_template_that_does_not_suit_an_event_gives_way() -> None:
+    """To the kind's own words: the message arrives."""
+    own: dict[str, Any] = {"title": "{{ seconds / progress }}", "text": "{{ metadata.n + 1 }}"}
+    given = message(event(progress=0), **own)
+    assert (given["text"], given["blocks"][1]["text"]["text"]) == ("✅ Video ready", "a paper boat")
+    assert message(event(progress=5, metadata={"n": 1}), **own)["text"] == "19.0"
 
 
 async def test_a_picture_that_slack_cannot_fetch_is_left_out(there: Slack) -> None:

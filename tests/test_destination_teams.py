@@ -7,8 +7,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from receiver.destinations import KINDS
+from receiver.ids import TaskId
 from receiver.wire import HttpResponse
 from tests.kind_room import PAGE, POSTER, VIDEO, canned, delivered, event, failure, options_of, steps_of
 from tests.platforms import Said, served
@@ -52,8 +54,11 @@ async def test_a_failure_says_why(there: Teams) -> None:
 async def test_a_picture_alone_leads_nowhere(there: Teams) -> None:
     """Without a video and a page of ours."""
     assert (await delivered("teams", there.keys(), [event(video_url=None)], home=None)).kind == "ok"
-    [shown] = await there.seen()
+    bare = replace(event(), data_json="{}", task_id=TaskId(event().id))
+    assert (await delivered("teams", there.keys(), [bare], home=None)).kind == "ok"
+    shown, empty = await there.seen(2)
     assert (shown.links, shown.pictures) == ((), (POSTER,))
+    assert empty.text == "✅ Video ready"
 
 
 @pytest.mark.parametrize("sign", ["x", "漢", '"', "\\", "👩‍👩‍👧‍👦", "line\n"])

@@ -183,10 +183,7 @@ def masked_path(request: HttpRequest, *, keep: int = 0, least: int = 1) -> HttpR
     A chat's URL is its secret.
     """
     shown = masked(request)
-    try:
-        parts = urlsplit(shown.url)
-    except ValueError:
-        return HttpRequest(shown.method, MASK, shown.headers, shown.body)
+    parts = urlsplit(shown.url)
     segments = parts.path.split("/")
     path = "/".join([*segments[: keep + 1], *(MASK if len(one) >= least else one for one in segments[keep + 1 :])])
     return HttpRequest(shown.method, urlunsplit(parts._replace(path=path)), shown.headers, shown.body)

@@ -116,10 +116,8 @@ def cut(text: str, most: int, markup: Markup = PLAIN) -> str:
         return ""
     end = 0 if markup.atoms else _start_before(text, _fitting(text, room, markup.size))
     room -= markup.size(text[:end])
-    for piece in pieces(text[end:], markup.atoms):
-        room -= markup.size(piece)
-        if room < 0:
-            break
+    following = pieces(text[end:], markup.atoms)
+    while (room := room - markup.size(piece := next(following))) >= 0:  # it ends: not all of them fit
         end += len(piece)
     begun = text[:end].rstrip()
     return f"{begun}{ELLIPSIS}{markup.closing(begun)}"
