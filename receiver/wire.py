@@ -14,7 +14,7 @@ class HttpRequest:
     """A request as data.
 
     Attributes:
-        method: upper case.
+        method: upper case; `MAIL` goes by SMTP and `NOTIFY` by apprise, which egress knows how to send.
         url: absolute; for an upstream route the path alone, which egress puts behind `upstream.base_url`.
         headers: as they are sent.
         body: bytes, already encoded.
@@ -31,7 +31,7 @@ class HttpResponse:
     """An answer, cut at the cap of whoever asked.
 
     Attributes:
-        status: 100 to 599.
+        status: 100 to 599; of a mail the code of the reply.
         headers: names in lower case; of repeated ones the last.
         body: at most the cap the caller named.
         truncated: the body went on past the cap, or broke off.

@@ -199,10 +199,10 @@ async def _destination(given: Destination, egress: Egress) -> Finding:
     from receiver.wire import HttpRequest
 
     name = f"destination {given.name}"
-    url = getattr(given.options, "url", None)
-    if not isinstance(url, str):
-        return Finding(name, "note", f"not checked: nothing is known of where the kind {given.kind} leads")
-    parts = urlsplit(url)
+    url = getattr(given.options, "url", getattr(given.options, "api_base", ""))
+    parts = urlsplit(str(url))
+    if parts.scheme not in {"http", "https"}:  # a mail server, or an apprise URL
+        return Finding(name, "note", f"not checked; to send a sample: receiver destinations test {given.name}")
     root = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
     try:
         await egress.deliver(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, WithJsonSchema, field_validator
@@ -15,10 +15,9 @@ from receiver.destinations import KINDS
 from receiver.errors import SecretError
 from receiver.upstream import ROUTES
 
-PLANNED_KINDS = (
-    "slack", "discord", "telegram", "teams", "mattermost", "wecom", "feishu", "dingtalk", "ntfy", "email", "apprise",
-)  # fmt: skip
-"""Kinds the contract names that this release does not have yet."""
+if TYPE_CHECKING:
+    from receiver.destinations.base import Kind
+
 SIGNING_KEY_CHARS = 32
 
 
@@ -279,6 +278,7 @@ class Destination(Section):
     routes: Annotated[tuple[Route, ...], A_LIST, Field(min_length=1)] | None = None
     match: dict[Annotated[str, Field(min_length=1)], MatchValue] = Field(default_factory=dict)
     rate: RateText | None = None
+    coalesce: RateText | None = None
     max_concurrency: Whole = 8
     allow_private: bool = False
     schedule: Spans | None = None
@@ -291,11 +291,8 @@ class Destination(Section):
     @field_validator("kind")
     @classmethod
     def _is_built(cls, kind: str) -> str:
-        if kind in PLANNED_KINDS:
-            raise ValueError(f'"{kind}" is not built yet in this release (built: {", ".join(KINDS)})')
         if kind not in KINDS:
-            known = (*KINDS, *PLANNED_KINDS)
-            raise ValueError(f'there is no kind "{kind}"{suggestion(kind, known) or "; there are " + ", ".join(known)}')
+            raise ValueError(f'there is no kind "{kind}"{suggestion(kind, KINDS) or "; there are " + ", ".join(KINDS)}')
         return kind
 
     @field_validator("match", mode="before")
@@ -303,6 +300,12 @@ class Destination(Section):
     def _is_flat(cls, match: Any) -> Any:
         """`{ metadata.team = "vfx" }` without quotes is a table in a table to TOML; the same is meant."""
         return _flat(match) if isinstance(match, dict) else match
+
+
+def shared_keys(kind: Kind | None) -> list[str]:
+    """The keys of `Destination` that a table of that kind can have: `coalesce` only where events can be summed up."""
+    left_out = {"options"} if kind is None or kind.summary else {"options", "coalesce"}
+    return [name for name in Destination.model_fields if name not in left_out]
 
 
 def _flat(table: dict[str, Any]) -> dict[str, Any]:
@@ -345,5 +348,4 @@ SECRET_KEYS = {
     "security.callback_secrets": True,
     "upstream.api_key": False,
 }
-"""Keys that hold secrets, and whether they are lists; each has a `…_file` beside it."""
-DESTINATION_SECRET_KEYS = {"secrets": True}
+"""Keys that hold secrets, and whether they are lists; each has a `…_file` beside it. Destinations': `Kind.secrets`."""

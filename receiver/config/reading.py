@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from receiver.config.models import DESTINATION_SECRET_KEYS, SECRET_KEYS, SECTIONS, Config, Database, Destination
+from receiver.config.models import SECRET_KEYS, SECTIONS, Config, Database, Destination, shared_keys
 from receiver.config.telling import home, told
 from receiver.config.values import suggestion
 from receiver.destinations import KINDS
@@ -97,15 +97,15 @@ def _destinations(raw: Raw) -> tuple[Destination, ...]:
 
 def _destination(raw: Raw, table: dict[str, Any], path: KeyPath) -> Destination:
     """One table: the keys that all kinds share, then the kind's own; of a kind that is none, no more is said."""
-    shared = {key: value for key, value in table.items() if key in Destination.model_fields and key != "options"}
-    own = {key: value for key, value in table.items() if key not in shared}
-    common = [name for name in Destination.model_fields if name != "options"]
-    destination: Destination | None = _model(raw, Destination, shared, path, common)
     kind = KINDS.get(str(table.get("kind")))
+    common = shared_keys(kind)
+    shared = {key: value for key, value in table.items() if key in common}
+    own = {key: value for key, value in table.items() if key not in shared}
+    destination: Destination | None = _model(raw, Destination, shared, path, common)
     options = None
     if kind is not None:
-        files = [f"{key}_file" for key in DESTINATION_SECRET_KEYS if key in kind.options.model_fields]
-        options = _model(raw, kind.options, own, path, [*common, *kind.options.model_fields, *files])
+        files = [f"{key}_file" for key in kind.secrets]
+        options = _model(raw, kind.options, own, path, [*common, *kind.options.keys(), *files])
     if destination is None:
         destination = Destination.model_construct(
             name="", kind=""

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from receiver.config.models import DESTINATION_SECRET_KEYS, SECRET_KEYS, SECTIONS, Config, Destination
+from receiver.config.models import SECRET_KEYS, SECTIONS, Config, Destination, shared_keys
 from receiver.config.sources import REFERENCE
 from receiver.config.telling import dotted
 from receiver.destinations import KINDS
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from receiver.config.lines import Path
     from receiver.config.telling import Raw
+    from receiver.destinations.base import Kind
 
 
 def effective(config: Config, raw: Raw) -> list[tuple[str, Any, str]]:
@@ -29,12 +30,15 @@ def effective(config: Config, raw: Raw) -> list[tuple[str, Any, str]]:
             source = raw.place((name, key)) if key in given else "default"
             shown.append((f"{name}.{key}", _masked((name, key), value, raw), source))
     for number, destination in enumerate(config.destinations):
-        document = destination.model_dump(mode="json") | destination.options.model_dump(mode="json")
+        kind = KINDS[destination.kind]
+        document = destination.model_dump(mode="json", include=set(shared_keys(kind)))
+        document |= destination.options.model_dump(mode="json", by_alias=True)
         given = raw.tree["destinations"][number]
         for key, value in document.items():
             path = ("destinations", number, key)
             source = raw.place(path) if key in given else "default"
-            shown.append((dotted(path), _masked(path, value, raw), source))
+            text = _own_masked(kind, key, value) if key in kind.secrets else _masked(path, value, raw)
+            shown.append((dotted(path), text, source))
     return shown
 
 
@@ -47,20 +51,23 @@ def secrets_of(config: Config) -> list[str]:
     found += [value for key, value in parse_qsl(database.query) if "password" in key]
     for destination in config.destinations:
         options = destination.options.model_dump()
-        for key in DESTINATION_SECRET_KEYS:
-            found += options.get(key, ())
+        kind = KINDS[destination.kind]
+        for key, is_list in kind.secrets.items():
+            found += options[key] if is_list else [options[key] or ""]
         request = HttpRequest("POST", options.get("url", ""), options.get("headers", {}), b"")
-        masked = KINDS[destination.kind].masked(request)
+        masked = kind.masked(request)
         found += [value for name, value in request.headers.items() if masked.headers[name] != value]
         parts = urlsplit(request.url)
         found += [parts.password or "", *(value for _, value in parse_qsl(parts.query))]
+        shown = frozenset(urlsplit(masked.url).path.split("/"))
+        found += [segment for segment in parts.path.split("/") if segment not in shown]
     return [secret for secret in dict.fromkeys(found) if secret]
 
 
 def _masked(path: Path, value: Any, raw: Raw) -> Any:
     """A value as it may be shown to whoever asks, with what a URL or a header holds masked."""
     key = path[-1]
-    if f"{path[0]}.{key}" in SECRET_KEYS or (len(path) > 2 and key in DESTINATION_SECRET_KEYS):  # noqa: PLR2004
+    if f"{path[0]}.{key}" in SECRET_KEYS:
         return [MASK for _ in value] if isinstance(value, list) else value and MASK
     if key == "headers":
         return dict.fromkeys(value, MASK)
@@ -70,6 +77,13 @@ def _masked(path: Path, value: Any, raw: Raw) -> Any:
     if "${" in written and re.fullmatch(r"\$\{[^}]*\}", written) is None:
         value = REFERENCE.sub(MASK, written)  # a name in the midst of a URL stands for its secret part, most likely
     return masked_url(value) if re.search(r"[@?#]", value) and not value.startswith("sqlite:") else value
+
+
+def _own_masked(kind: Kind, key: str, value: Any) -> Any:
+    """A secret of a destination: of a URL where it leads, as its kind shows that."""
+    if isinstance(value, list):
+        return [MASK for _ in value]
+    return kind.masked(HttpRequest("POST", value)).url if value and key == "url" else value and MASK
 
 
 def schema() -> dict[str, Any]:
@@ -83,9 +97,8 @@ def schema() -> dict[str, Any]:
                 properties[name]["properties"][key]["default"] = value
     kinds = []
     for kind in KINDS.values():
-        secret = [key for key in DESTINATION_SECRET_KEYS if key in kind.options.model_fields]
-        shared, own = _table(Destination, []), _table(kind.options, secret)
-        shared["properties"].pop("options")
+        shared, own = _table(Destination, []), _table(kind.options, list(kind.secrets))
+        shared["properties"] = {key: one for key, one in shared["properties"].items() if key in shared_keys(kind)}
         shared["properties"]["kind"] = {"const": kind.name}
         required = sorted({*shared.get("required", []), *own.get("required", [])})
         both = {"properties": shared["properties"] | own["properties"], "required": required}

@@ -14,9 +14,10 @@ import tomllib
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 from receiver.config.lines import Lines
-from receiver.config.models import DESTINATION_SECRET_KEYS, SECRET_KEYS, SECTIONS, Destination
+from receiver.config.models import SECRET_KEYS, SECTIONS, Destination
 from receiver.config.telling import Raw
 from receiver.config.values import suggestion
+from receiver.destinations import KINDS
 from receiver.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -249,7 +250,8 @@ def _read_secret_files(raw: Raw) -> None:
         _read_secret_file(raw, raw.tree.get(section), (section,), key, is_list=is_list)
     destinations = raw.tree.get("destinations")
     for number, table in enumerate(destinations if isinstance(destinations, list) else []):
-        for key, is_list in DESTINATION_SECRET_KEYS.items():
+        kind = KINDS.get(str(table.get("kind"))) if isinstance(table, dict) else None
+        for key, is_list in kind.secrets.items() if kind else ():
             _read_secret_file(raw, table, ("destinations", number), key, is_list=is_list)
 
 

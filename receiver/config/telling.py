@@ -13,8 +13,9 @@ from datetime import date, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from receiver.config.models import DESTINATION_SECRET_KEYS, SECRET_KEYS, SECTIONS
+from receiver.config.models import SECRET_KEYS, SECTIONS
 from receiver.config.values import suggestion
+from receiver.destinations import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -142,7 +143,7 @@ def _meant(key: str, known: Iterable[str]) -> str:
 
 def _shown(raw: Raw, value: Any, path: KeyPath) -> str | None:
     """A value as it was written; None for what is no single value, or nobody else's business."""
-    secret = {name.rpartition(".")[2] for name in SECRET_KEYS} | DESTINATION_SECRET_KEYS.keys() | {"headers"}
+    secret = {name.rpartition(".")[2] for name in SECRET_KEYS} | {"headers", *secrets_at(raw, path)}
     if not secret.isdisjoint(str(part) for part in path):
         return None
     if path in raw.written:
@@ -154,6 +155,17 @@ def _shown(raw: Raw, value: Any, path: KeyPath) -> str | None:
     if isinstance(value, bool | int | float):
         return _cut(json.dumps(value))
     return value.isoformat() if isinstance(value, date | time) else None
+
+
+def secrets_at(raw: Raw, path: KeyPath) -> frozenset[str]:
+    """The keys of a destination that are secrets of its kind; all kinds' but `url`, where the kind is none."""
+    if path[0] != "destinations" or len(path) < 2:  # noqa: PLR2004 -- the list and the number
+        return frozenset()
+    table = raw.tree["destinations"][path[1]]
+    kind = KINDS.get(str(table.get("kind"))) if isinstance(table, dict) else None
+    if kind is None:
+        return frozenset(key for one in KINDS.values() for key in one.secrets if key != "url")
+    return frozenset(kind.secrets)
 
 
 def _cut(text: str) -> str:

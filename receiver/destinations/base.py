@@ -8,8 +8,8 @@ a chat service that says `ok: false` in a 200 has failed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -36,6 +36,11 @@ class Options(BaseModel):
     """A kind's own keys of a `[[destinations]]` table; the keys that all kinds share are config's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Its keys as they are written; Python has words of its own (`from`)."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
 
 
 def masked(request: HttpRequest) -> HttpRequest:
@@ -97,6 +102,7 @@ class Kind:
         steps: how many requests its flow makes at most.
         summary: `summary(events, options, now=…, home=…)`, a flow that tells of many events in one message; None for a
             kind whose every event counts, which therefore takes no `coalesce`.
+        secrets: its options that are secrets (each has a `…_file` beside it), and whether they are lists.
     """
 
     name: str
@@ -105,6 +111,7 @@ class Kind:
     masked: Callable[[HttpRequest], HttpRequest] = masked
     steps: int = 1
     summary: Callable[..., Steps] | None = None
+    secrets: Mapping[str, bool] = field(default_factory=dict)
 
 
 def _is_secret(name: str) -> bool:

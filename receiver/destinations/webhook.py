@@ -142,4 +142,4 @@ def _body(event: Event, form: Literal["standard", "envelope", "cloudevents"], so
     return envelope or f'{{"code":500,"msg":"{event.type}","data":{event.data_json}}}'.encode()
 
 
-KIND: Final = Kind("webhook", WebhookOptions, flow)
+KIND: Final = Kind("webhook", WebhookOptions, flow, secrets={"secrets": True})

@@ -13,7 +13,8 @@ import socket
 import threading
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
 import httpx
@@ -26,6 +27,8 @@ from receiver.errors import EgressError
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
+
+Done = TypeVar("Done")
 
 _MAX_LOOKUPS: Final = 64
 """Names one resolver looks up at once; a name that is being looked up already is not asked for twice."""
@@ -123,29 +126,24 @@ def _addresses(host: str, port: int, family: socket.AddressFamily) -> list[Resol
     ]
 
 
-async def in_thread(work: Callable[[], list[ResolveResult]]) -> list[ResolveResult]:
+async def in_thread(work: Callable[[], Done], *, name: str = "dns") -> Done:
     """What `work` returns or raises, on a thread that nobody waits for at the end of the process."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[list[ResolveResult]] = loop.create_future()
+    future: asyncio.Future[Done] = loop.create_future()
 
-    def settle(found: list[ResolveResult] | None, error: Exception | None) -> None:
-        if future.done():  # nobody waits any more
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(found or [])
+    def settle(end: Callable[[], None]) -> None:
+        if not future.done():  # somebody still waits
+            end()
 
     def run() -> None:
-        found, error = None, None
         try:
-            found = work()
-        except Exception as caught:  # noqa: BLE001 -- it is raised again where the answer is awaited
-            error = caught
+            end = partial(future.set_result, work())
+        except Exception as error:  # noqa: BLE001 -- it is raised again where the answer is awaited
+            end = partial(future.set_exception, error)
         with suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(settle, found, error)
+            loop.call_soon_threadsafe(settle, end)
 
-    threading.Thread(target=run, name="dns", daemon=True).start()
+    threading.Thread(target=run, name=name, daemon=True).start()
     return await future
 
 
@@ -162,11 +160,12 @@ def guarded_socket(info: tuple[Any, ...]) -> socket.socket:
     return socket.socket(family=family, type=kind, proto=proto)
 
 
-def tls_context() -> ssl.SSLContext:
+def tls_context(*, alpn: str | None = "http/1.1") -> ssl.SSLContext:
     """One context for all connections: certifi's authorities and the system's (`SSL_CERT_FILE` included)."""
     context = httpx.create_ssl_context(trust_env=False)
     context.load_default_certs()
-    context.set_alpn_protocols(["http/1.1"])
+    if alpn is not None:
+        context.set_alpn_protocols([alpn])
     return context
 
 

@@ -6,7 +6,7 @@
   connection is asked once more on a fresh one. (aiohttp itself repeats a GET once, on any connection; never a POST.)
 * `deliver`: to destinations; aiohttp itself, which is about twice as fast, in two pools: one for public addresses
   alone, one for destinations with leave for private ones. A connection never crosses. Nothing is repeated here: a stale
-  connection is a transient failure of the attempt.
+  connection is a transient failure of the attempt. Mails and what goes through apprise have rooms of their own.
 
 A failure before a status line is an EgressError. Once there is a status, there is an answer: a body that breaks off,
 runs out of time or passes the cap only makes it `truncated`.
@@ -26,7 +26,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 from yarl import URL
 
-from receiver.egress import dialing, faults
+from receiver.egress import dialing, faults, mail, notify
 from receiver.errors import EgressError
 from receiver.wire import HttpRequest, HttpResponse
 
@@ -77,6 +77,7 @@ class Egress:
             if not (value.isascii() and value.isprintable()):
                 raise ValueError(f"the upstream header {name} is not plain ASCII on one line")
         context = tls or dialing.tls_context()
+        self._mail_tls = tls
         self._base_url = base_url.rstrip("/")
         self._headers = dict(headers)
         self._public = dialing.session(tls=context, vetted=True)
@@ -120,7 +121,7 @@ class Egress:
         timeout: float,  # noqa: ASYNC109 -- likewise
         allow_private: bool,
     ) -> HttpResponse:
-        """Send a request to a destination.
+        """Send a request to a destination: by HTTP, or what its method says (`mail.METHOD`, `notify.METHOD`).
 
         Args:
             request: its url is absolute.
@@ -130,6 +131,11 @@ class Egress:
         Raises:
             EgressError: no answer; stage `address` where the destination is private without leave.
         """
+        if request.method == mail.METHOD:
+            self._mail_tls = self._mail_tls or dialing.tls_context(alpn=None)  # some servers mind a foreign protocol
+            return await mail.send(request, tls=self._mail_tls, timeout=timeout)
+        if request.method == notify.METHOD:
+            return await notify.send(request, timeout=timeout)
         session = self._private if allow_private else self._public
 
         async def send() -> _Answer:

@@ -1,0 +1,171 @@
+"""Journeys to the chats: every kind in one service, each to its platform, over real sockets."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
+
+import pytest
+from typer.testing import CliRunner
+
+from receiver.cli import app as command_line
+from receiver.destinations import KINDS
+from tests.platforms import served
+from tests.platforms.apprise import AppriseTarget
+from tests.platforms.email import MailServer, mail_server
+from tests.platforms.every import EVERY
+from tests.world import World, world
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.platforms import Platform
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning"),  # a plugin of apprise
+]
+
+CHATS = sorted(name for name, kind in KINDS.items() if kind.summary is not None)
+NAMES_A_WAIT = ("slack", "discord", "telegram", "teams", "mattermost")
+"""Those whose answer says for how long; the others' tables do."""
+
+
+@dataclass
+class Place:
+    """A service that tells every platform, and the platforms by their kinds."""
+
+    world: World
+    platforms: dict[str, Any]
+
+    def of(self, kind: str) -> Platform:
+        """One that speaks HTTP."""
+        platform: Platform = self.platforms[kind]
+        return platform
+
+    async def deliveries(self, task_id: str) -> dict[str, Any]:
+        """A task's deliveries by destination, once each was tried."""
+
+        async def tried() -> bool:
+            found = await self.world.timeline(task_id, "delivery")
+            return len(found) == len(CHATS) and all(one["attempt_count"] for one in found)
+
+        await self.world.eventually(tried)
+        return {one["destination"]: one for one in await self.world.timeline(task_id, "delivery")}
+
+
+@pytest.fixture(scope="module")
+async def here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    """Every kind there is, each named like itself."""
+    async with AsyncExitStack() as stack:
+        platforms: dict[str, Any] = {}
+        for kind in CHATS:
+            way: Any = mail_server() if kind == "email" else served({**EVERY, "apprise": AppriseTarget}[kind]())
+            platforms[kind] = await stack.enter_async_context(way)
+
+        def change(given: dict[str, Any]) -> None:
+            given["destinations"] = [platforms[kind].destination(kind) for kind in CHATS]
+
+        built = await stack.enter_async_context(world(tmp_path_factory.mktemp("chat"), change=change))
+        yield Place(built, platforms)
+
+
+async def test_every_chat_is_told_of_a_render_and_of_a_failure(here: Place) -> None:
+    """Each platform takes both, and shows what is to be shown."""
+    done, failed = await here.world.created(), await here.world.created(outcome="fail")
+    for task_id in (done, failed):
+        await here.world.ended(task_id)
+        states = {name: one["state"] for name, one in (await here.deliveries(task_id)).items()}
+        assert states == dict.fromkeys(CHATS, "delivered"), states
+    video = (await here.world.task(done))["video_url"]
+    reason = (await here.world.task(failed))["failure"]
+    for kind in CHATS:
+        shown = here.platforms[kind].shown
+        assert any("Video ready" in one.text and video in f"{one.links}{one.text}" for one in shown), kind
+        # Signs that would be markup may be written wide.
+        assert any("Render failed" in one.text and reason in normalize("NFKC", one.text) for one in shown), kind
+        assert getattr(here.platforms[kind], "refused", []) == []
+
+
+@pytest.mark.parametrize("kind", CHATS)
+async def test_a_sample_is_sent_by_hand(here: Place, kind: str) -> None:
+    """`receiver destinations test NAME`: it says of itself that it is one."""
+    answer = await here.world.api.post(f"/destinations/{kind}/test")
+    assert answer.json()["result"] == "ok", answer.text
+    assert "Test: video ready" in here.platforms[kind].shown[-1].text
+
+
+@pytest.mark.parametrize("kind", CHATS)
+async def test_a_preview_prints_the_request_without_its_secret(here: Place, kind: str) -> None:
+    """`receiver destinations preview NAME`: exactly what would be sent."""
+    path = str(here.world.folder / "config.toml")
+    printed = CliRunner().invoke(command_line, ["destinations", "preview", kind, "--json", "--config", path])
+    assert printed.exit_code == 0, printed.output
+    document = json.loads(printed.stdout)
+    assert document["method"] == {"email": "MAIL", "apprise": "NOTIFY"}.get(kind, "POST")
+    assert "secret" not in f"{document['url']}{document['headers']}"
+    assert "Test: video ready" in document["body"].replace("\\u", "") or kind in {"email", "apprise", "telegram"}
+
+
+@pytest.mark.parametrize("kind", NAMES_A_WAIT)
+async def test_who_is_throttled_does_not_come_back_before_the_time(here: Place, kind: str) -> None:
+    """429 in the platform's own words, then the message, once."""
+    platform = here.of(kind)
+    before = len(platform.shown)
+    platform.script = [platform.throttled(1.0)]
+    task_id = await here.world.created()
+    await platform.until(lambda: len(platform.shown) > before)
+    assert platform.early == []
+    attempts = [one for one in await here.world.timeline(task_id, "attempt") if one["destination"] == kind]
+    assert [one["result"] for one in attempts[:1]] == ["throttled"]
+
+
+@pytest.mark.parametrize(("kind", "least"), [("feishu", 60), ("dingtalk", 600), ("wecom", 60), ("ntfy", 10)])
+async def test_who_names_no_time_is_left_alone_for_the_documented_one(here: Place, kind: str, least: int) -> None:
+    """The next try is that far away, however short the schedule is."""
+    platform = here.of(kind)
+    platform.script = [platform.throttled(least)]
+    task_id = await here.world.created()
+    await here.deliveries(task_id)
+    [attempt] = [one for one in await here.world.timeline(task_id, "attempt") if one["destination"] == kind]
+    assert attempt["result"] == "throttled"
+    wait = datetime.fromisoformat(attempt["next_at"]) - datetime.fromisoformat(attempt["started_at"])
+    assert wait >= timedelta(seconds=least)
+
+
+async def test_a_chat_that_is_gone_is_paused(here: Place) -> None:
+    """Nothing else is spent on it; `resume` takes it up again."""
+    telegram = here.of("telegram")
+    telegram.script = [telegram.refusal(403, "Forbidden: bot was kicked from the supergroup chat")]  # type: ignore[attr-defined]
+    answer = await here.world.created()
+    await here.deliveries(answer)
+    found = {one["name"]: one for one in (await here.world.api.get("/destinations")).json()["data"]}
+    assert found["telegram"]["state"] == "paused"
+    assert "kicked" in found["telegram"]["last_error"]
+    assert (await here.world.api.post("/destinations/telegram/resume")).json()["state"] == "active"
+
+
+async def test_a_mail_that_is_put_off_is_mailed_later(here: Place) -> None:
+    """With the same Message-ID, once."""
+    mail = here.platforms["email"]
+    assert isinstance(mail, MailServer)
+    before = len(mail.mails)
+    mail.script = {"RCPT": ["450 4.2.0 greylisted"]}
+    await here.world.created()
+    await mail.until(lambda: len(mail.mails) > before)
+
+
+async def test_no_secret_is_in_any_answer(here: Place) -> None:
+    """Neither in what is stored of attempts nor in what is said of destinations; the fakes' secrets say `secret`."""
+    task_id = await here.world.created()
+    await here.world.ended(task_id)
+    await here.deliveries(task_id)
+    attempts = await here.world.timeline(task_id, "attempt")
+    assert len(attempts) >= len(CHATS)
+    requests = json.dumps([[one["request"], one["error"], one["reason"]] for one in attempts])
+    assert "secret" not in requests
+    assert "secret" not in (await here.world.api.get("/destinations")).text
