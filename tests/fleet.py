@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
@@ -123,7 +124,7 @@ class Instance(Victim):
         ends = time.monotonic() + 20
         while not self._ended.exists():
             assert time.monotonic() < ends, f"{self.config} did not end"
-            time.sleep(0.05)
+            threading.Event().wait(0.05)
         self._pid = 0
         return int(self._ended.read_text())
 
@@ -288,9 +289,8 @@ async def fleet(
     async with world.sink() as sink, running(options) as upstream, balancer(urls, dice) as url:
         instances, nest = {}, Nest()
         for name, port in ports.items():
-            given = world.settings(upstream.base_url, sink.url, port, folder / "unused.db")
+            given = world.settings(upstream.base_url, sink.url, port, server.url(database))
             given["server"]["public_url"] = url
-            given["database"]["url"] = server.url(database)
             given["destinations"][0]["headers"] = {"X-Instance": name}
             given["logging"]["level"] = "info"
             change(given)

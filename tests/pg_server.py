@@ -59,8 +59,11 @@ class Server:
 
     def terminate(self) -> int:
         """Hang up on every client, as an operator does; how many."""
-        ended = self.ask("select count(pg_terminate_backend(pid)) from pg_stat_activity "
-                         "where pid != pg_backend_pid() and backend_type = 'client backend'", database="postgres")  # fmt: skip
+        ended = self.ask(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+            "where pid != pg_backend_pid() and backend_type = 'client backend'",
+            database="postgres",
+        )
         return int(ended[0][0])
 
     def ask(self, question: str, values: Sequence[Any] = (), *, database: str) -> list[Any]:

@@ -64,7 +64,8 @@ class Server:
         while not self._answers():
             assert self._process.poll() is None, self.log.read_text()[-3000:]
             assert time.monotonic() < ends, f"PostgreSQL did not start within {PATIENCE} s"
-            time.sleep(0.02)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.02)
 
     def _answers(self) -> bool:
         with suppress(psycopg.OperationalError), psycopg.connect(self.url("postgres"), connect_timeout=5):

@@ -1,4 +1,4 @@
-"""PostgreSQL restarted every few seconds under load: in order, as a crash, and hung up on. Nothing acknowledged is lost.
+"""PostgreSQL restarted every few seconds under load, in order, as a crash, and hung up on: nothing told is lost.
 
 Two real `receiver serve` processes; the upstream, the consumer and the callers live on in this process. Callers come by
 all ways in, and note what they are told. `KILL_SEED` in the environment changes the luck; a failure prints it.
@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -82,7 +82,7 @@ async def _trouble(scene: fleet.Fleet) -> Counter[str]:
     dice, ends, troubles = random.Random(SEED), time.monotonic() + LENGTH, Counter[str]()
     while time.monotonic() < ends:
         await asyncio.sleep(PERIOD * (0.5 + dice.random()))
-        kind = dice.choice(["fast", "immediate", "terminate", "terminate"])
+        kind: Literal["fast", "immediate", "terminate"] = dice.choice(["fast", "immediate", "terminate", "terminate"])
         troubles[kind] += 1
         if kind == "terminate":
             await asyncio.to_thread(scene.server.terminate)

@@ -16,7 +16,8 @@ from receiver.errors import StoreUnavailable
 from receiver.store import migrations
 from receiver.store.dialect import open_dialect
 from tests import databases
-from tests.cli_world import environment, free_port, receiver, up, wait_until_ready, write_config
+from tests.cli_world import environment, receiver, up, wait_until_ready, write_config
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
