@@ -57,8 +57,9 @@ async def test_nothing_is_sent_before_the_time_it_named(store: Store, target: Si
         await until(lambda: target.received)
         (late,) = await room.given(state="dead", due_at=None, attempt_count=3)
         await room.deliverer.redeliver(late.id)
-        await until(lambda: room.deliverer._lanes["sink"].held_until is not None)
-        assert room.deliverer.room("sink") == 0
+        lane = room.deliverer._lanes["sink"]
+        await until(lambda: lane.held_until is not None)
+        assert (list(lane.waiting), room.deliverer.room("sink")) == ([], 0)
         for delivery in [*made, late]:
             await room.until(delivery, "delivered")
         assert sum(len(room.attempts(delivery)) for delivery in [*made, late]) == 8 + 1
@@ -132,11 +133,17 @@ async def test_a_test_does_not_call_it_either(store: Store, target: Sink) -> Non
 
 
 async def test_a_word_that_comes_late_does_not_end_a_wait(store: Store, target: Sink) -> None:
-    """A claim's answer from before the 429 is heard after it: what it leased goes back."""
+    """A claim's answer from before the 429 is heard after it; what waits in memory goes back, whoever asked for it."""
     async with running(store, to(target.url)) as room:
         lane = room.deliverer._lanes["sink"]
         await until(lambda: lane.state == "active")
+        event = an_event(a_task("succeeded"))
+        lane.waiting.append((a_delivery(event, forced=True), event))
         room.deliverer._heard(lane, Health("sink", held_until=clock() + HOUR))
+        assert not lane.waiting
+        assert len(room.deliverer._back) == 1
         room.deliverer._heard(lane, Health("sink"))
         assert lane.is_left_alone(clock())
+        lane.waiting.append((a_delivery(event), event))
         assert lane.next(clock()) == ()
+        assert lane.next(clock() + HOUR) != ()
