@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from receiver.store import migrations
@@ -144,6 +145,11 @@ def outage(store: Store) -> Iterator[None]:
         yield
     finally:
         away.end()
+
+
+def trouble(store: Store, words: str) -> Exception:
+    """What the driver raises where the engine itself is in trouble."""
+    return psycopg.OperationalError(words) if store.dialect.is_shared else sqlite3.OperationalError(words)
 
 
 @contextmanager

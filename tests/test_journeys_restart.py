@@ -175,6 +175,7 @@ async def test_who_waits_is_let_go_on_stop(tmp_path: Path) -> None:
         assert (await waiting).json()["state"] == "queued"
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_second_process_on_the_same_file_is_refused(tmp_path: Path) -> None:
     """One file, one serving process: the second says who has it, and touches nothing."""
     from receiver import config

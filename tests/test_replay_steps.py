@@ -398,6 +398,7 @@ async def test_replays_are_taken_one_after_the_other(room: Room) -> None:
     assert await room.opened() == ids_of(given)
 
 
+@pytest.mark.engine("sqlite")
 async def test_a_small_replay_in_a_large_store_does_not_hold_up_the_writer(room: Room) -> None:
     """What is not of it is not walked through by the one thread that every acknowledgement waits for."""
     given = [*many(20_000, state="delivered"), ended(12_000, "delivered", "other")]
