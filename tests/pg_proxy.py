@@ -35,7 +35,7 @@ class Proxy:
         words: what the transaction bears that is hit; None for none.
         is_away: nobody gets through.
         begins_nothing: whoever begins a transaction is cut off; `is_deaf`: whoever listens for news.
-        hits: how often it struck.
+        hits: how often it struck; `refused`: how many it did not let in.
         ended: of `late`: the server's last words, once it was released.
     """
 
@@ -50,6 +50,7 @@ class Proxy:
     begins_nothing: bool = False
     is_deaf: bool = False
     hits: int = 0
+    refused: int = 0
     ended: Future[bytes] = field(default_factory=Future)
     _release: asyncio.Event = field(default_factory=asyncio.Event)
     _links: set[_Link] = field(default_factory=set)
@@ -140,6 +141,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_away:
+            self.refused += 1
             writer.transport.abort()
             return
         theirs, ours = await asyncio.open_connection(self.host, self.port)

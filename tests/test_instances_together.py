@@ -209,3 +209,19 @@ async def test_without_news_a_look_finds_it(pair: Pair) -> None:
     took = await _heard(pair)
     assert 0 < max(took) < 4, took
     pair.between.is_deaf = False
+
+
+async def test_an_outage_is_not_hammered_at(pair: Pair) -> None:
+    """While the database is away each part tries again once a second or so, also with news that could not be told."""
+    assert pair.b.service is not None
+    herald = pair.b.service.store.herald
+    assert herald is not None
+    pair.between.go_away()
+    began, before = time.monotonic(), pair.between.refused
+    while (took := time.monotonic() - began) < 3:
+        herald.tell(["tsk_x"], [], events=False)
+        await asyncio.sleep(0.1)
+    refused = pair.between.refused - before
+    pair.between.come_back()
+    assert 3 <= refused <= 20 * took, f"{refused} in {took:.1f} s"
+    await pair.b.created()
