@@ -34,8 +34,8 @@ class Proxy:
             `late`: what is marked reaches the server when `release` is called, long after the client was cut off.
         words: what the transaction bears that is hit; None for none.
         is_away: nobody gets through.
-        begins_nothing: whoever begins a transaction is cut off.
-        hits: how often it struck.
+        begins_nothing: whoever begins a transaction is cut off; `is_deaf`: whoever listens for news.
+        hits: how often it struck; `refused`: how many it did not let in.
         ended: of `late`: the server's last words, once it was released.
     """
 
@@ -48,7 +48,9 @@ class Proxy:
     is_away: bool = False
     away_after: bool = False
     begins_nothing: bool = False
+    is_deaf: bool = False
     hits: int = 0
+    refused: int = 0
     ended: Future[bytes] = field(default_factory=Future)
     _release: asyncio.Event = field(default_factory=asyncio.Event)
     _links: set[_Link] = field(default_factory=set)
@@ -82,10 +84,11 @@ class Proxy:
         self._do(self._release.set)
         return self.ended.result(10)
 
-    def cut_listeners(self) -> int:
-        """Cut the connections that listen for news; how many."""
+    def deafen(self) -> int:
+        """Cut the connections that listen for news, now and whenever they come; how many there were."""
 
         def cut() -> int:
+            self.is_deaf = True
             listening = [link for link in self._links if link.listens]
             for link in listening:
                 link.cut()
@@ -138,6 +141,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_away:
+            self.refused += 1
             writer.transport.abort()
             return
         theirs, ours = await asyncio.open_connection(self.host, self.port)
@@ -196,10 +200,10 @@ class _Link:
             head = await self.reader.readexactly(5)
             message = head + await self.reader.readexactly(struct.unpack("!I", head[1:])[0] - 4)
             words = self.proxy.words
-            if self.proxy.begins_nothing and b"BEGIN" in message:
+            self.listens = self.listens or b"LISTEN " in message
+            if (self.proxy.begins_nothing and b"BEGIN" in message) or (self.proxy.is_deaf and self.listens):
                 self.cut()
                 return
-            self.listens = self.listens or b"LISTEN " in message
             self._is_marked = self._is_marked or (words is not None and words in message)
             if self._is_marked and words is not None and self.proxy.mode == "late":
                 await self._hold(message, release)

@@ -59,12 +59,9 @@ class Server:
 
     def terminate(self) -> int:
         """Hang up on every client, as an operator does; how many."""
-        ended = self.ask(
-            "select count(pg_terminate_backend(pid)) from pg_stat_activity "
-            "where pid != pg_backend_pid() and backend_type = 'client backend'",
-            database="postgres",
-        )
-        return int(ended[0][0])
+        others = "pid != pg_backend_pid() and backend_type = 'client backend'"
+        question = f"select count(pg_terminate_backend(pid)) from pg_stat_activity where {others}"
+        return int(self.ask(question, database="postgres")[0][0])
 
     def ask(self, question: str, values: Sequence[Any] = (), *, database: str) -> list[Any]:
         """One statement on a connection of its own; its rows."""

@@ -1,4 +1,4 @@
-"""PostgreSQL restarted every few seconds under load, in order, as a crash, and hung up on: nothing told is lost.
+"""PostgreSQL restarted every few seconds under load, in order or as a crash, and hung up on: nothing is lost.
 
 Two real `receiver serve` processes; the upstream, the consumer and the callers live on in this process. Callers come by
 all ways in, and note what they are told. `KILL_SEED` in the environment changes the luck; a failure prints it.
@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -82,7 +82,7 @@ async def _trouble(scene: fleet.Fleet) -> Counter[str]:
     dice, ends, troubles = random.Random(SEED), time.monotonic() + LENGTH, Counter[str]()
     while time.monotonic() < ends:
         await asyncio.sleep(PERIOD * (0.5 + dice.random()))
-        kind: Literal["fast", "immediate", "terminate"] = dice.choice(["fast", "immediate", "terminate", "terminate"])
+        kind = dice.choice(["fast", "immediate", "terminate", "terminate"])
         troubles[kind] += 1
         if kind == "terminate":
             await asyncio.to_thread(scene.server.terminate)
@@ -146,6 +146,6 @@ def _judge_events(scene: fleet.Fleet, tasks: dict[str, Any]) -> None:
         "select upstream_id from inbox join tasks on tasks.id = task_id where inbox.via = 'callback'"))  # fmt: skip
     for task in scene.upstream.tasks.values():
         good = sum(1 for sent in task.callbacks if sent.status == 200)
-        assert kept[task.id] >= min(good, 1), f"{task.id}: {good} callbacks answered 200, none kept"
+        assert kept[task.id] >= good, f"{task.id}: {good} callbacks answered 200, {kept[task.id]} kept"
     assert scene.upstream.ledger.answered[200] >= 20
     assert {row[1] for row in tasks.values()} <= world.TERMINAL

@@ -141,15 +141,16 @@ async def _came_to_nothing(scene: fleet.Fleet) -> bool:
 
 
 def _ended_rows(scene: fleet.Fleet) -> dict[str, dict[str, dict[str, Any]]]:
-    """By table and id, the rows that nobody has a reason to change; that a callback came again is noted."""
+    """By table and id, the rows that nobody has a reason to change; that something was said again is counted."""
     asked = {
         "tasks": "finished_at is not null and state != 'lost'",
         "deliveries": "finished_at is not null",
         "attempts": "true",
         "events": "true",
     }
+    counts = "'{callbacks,poll_count,polled_at}'::text[]"
     found = {
-        table: scene.rows(f"select to_jsonb(t) - 'callbacks' from {table} t where {which}")
+        table: scene.rows(f"select to_jsonb(t) - {counts} from {table} t where {which}")
         for table, which in asked.items()
     }
     return {table: {row["id"]: row for (row,) in rows} for table, rows in found.items()}

@@ -109,7 +109,8 @@ class Herald:
         self._gathering: News | None = None
         self._say: list[str] = []
         self._read_end, self._write_end = os.pipe()
-        self._closed = False
+        os.set_blocking(self._write_end, False)
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="store-herald", daemon=True)
         self.heard: Callable[[News], None] = lambda _news: None
         """Told, on the loop, what others did."""
@@ -129,14 +130,18 @@ class Herald:
 
     def _gathered(self) -> None:
         gathered, self._gathering = self._gathering, None
-        if gathered is not None and not self._closed:
+        if gathered is not None and not self._closed.is_set():
             self._say.append(gathered.written(self._name))
+            self._nudge()
+
+    def _nudge(self) -> None:
+        with suppress(BlockingIOError):  # it is full of nudges
             os.write(self._write_end, b".")
 
     async def close(self) -> None:
         """End it."""
-        self._closed = True
-        os.write(self._write_end, b".")
+        self._closed.set()
+        self._nudge()
         await asyncio.to_thread(self._thread.join)
         os.close(self._read_end)
         os.close(self._write_end)
@@ -160,7 +165,7 @@ class Herald:
 
     def _run(self) -> None:
         look_at = time.monotonic() + LOOK_EVERY
-        while not self._closed:
+        while not self._closed.is_set():
             try:
                 session = self._session
                 if session is None:
@@ -175,7 +180,8 @@ class Herald:
                     self._look(session)
             except (StoreUnavailable, self._dialect.error, OSError, ValueError):
                 self._hang_up()
-                select.select([self._read_end], [], [], AWAY_FOR)
+                self._closed.wait(AWAY_FOR)
+                self._say.clear()  # old by the time that somebody listens; who waits looks by himself
         self._hang_up()
 
     def _hang_up(self) -> None:
@@ -184,7 +190,7 @@ class Herald:
             self._session = None
 
     def _speak(self, session: PostgresSession) -> None:
-        if select.select([self._read_end], [], [], 0)[0]:
+        while select.select([self._read_end], [], [], 0)[0]:
             os.read(self._read_end, 4096)
         while self._say:
             session.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self._say.pop(0)))

@@ -7,6 +7,7 @@ an instance that hangs holds nobody up for longer than `IDLE_FOR`.
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Engine
     from sqlalchemy.engine.interfaces import Dialect as CoreDialect
+
+# It warns of the rest of a pipeline whenever a statement in it failed, and that is told by the statement's own error.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 SCHEMA: Final = "receiver"
 CONNECT_FOR: Final = 5
