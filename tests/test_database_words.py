@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.engine("postgresql")
+
 PASSWORD = "SEKRIT-of-the-tests"
 
 
@@ -70,12 +72,9 @@ def refusing(code: str, words: str) -> bytes:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> Iterator[str]:
+def url(tmp_path: Path) -> str:
     """An empty database on the server of the tests."""
-    databases.use("postgresql")
-    yield databases.empty(tmp_path).replace("postgres@", f"postgres:{PASSWORD}@", 1)
-    databases.drop()
-    databases.use("sqlite")
+    return databases.empty(tmp_path).replace("postgres@", f"postgres:{PASSWORD}@", 1)
 
 
 @pytest.fixture

@@ -268,9 +268,10 @@ def test_one_process_serves_a_file(tmp_path: Path) -> None:
     open_dialect(url).claim_for_serving().release()
 
 
+@pytest.mark.engine("sqlite")
 def test_a_file_is_one_by_whatever_link_it_is_named(tmp_path: Path) -> None:
     """Two links to one file are one file to serve."""
-    url = database(tmp_path)
+    url = databases.new(tmp_path)
     (tmp_path / "link.db").symlink_to(tmp_path / "receiver.db")
     lock = open_dialect(url).claim_for_serving()
     with pytest.raises(StoreUnavailable, match="already serves"):
@@ -278,9 +279,10 @@ def test_a_file_is_one_by_whatever_link_it_is_named(tmp_path: Path) -> None:
     lock.release()
 
 
+@pytest.mark.engine("sqlite")
 def test_a_look_at_a_file_drops_no_lock_that_this_process_has_on_it(tmp_path: Path) -> None:
     """To close a file that SQLite has open drops its locks; then another process could take the WAL from under it."""
-    url = database(tmp_path)
+    url = databases.new(tmp_path)
     with closing(open_dialect(url).connect()) as ours:
         ours.execute("INSERT INTO counters VALUES ('kept', 1)")
         open_dialect(url).connect().close()
