@@ -450,6 +450,15 @@ def test_a_second_service_on_the_same_port_or_file_is_refused(at: World, tmp_pat
     assert "already serves" in same_file.stderr
 
 
+def test_commands_look_at_the_database_beside_the_service(at: World) -> None:
+    """`db check`, `db upgrade` and `doctor` work beside it; a copy would miss what comes in, and is refused."""
+    for arguments in (("db", "check"), ("db", "upgrade"), ("doctor",)):
+        ended = ask(at, *arguments)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    copied = ask(at, "db", "copy", "--to", "postgresql://127.0.0.1:1/x")
+    assert (copied.returncode, "already serves" in copied.stderr) == (1, True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_ends_by_a_signal_with_0_and_logs_json_lines(at: World, tmp_path: Path, number: signal.Signals) -> None:
     """Every line on stdout is JSON with time, level and event, and no key in it; stderr is empty; the code is 0."""

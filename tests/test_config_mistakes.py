@@ -153,6 +153,10 @@ def test_what_is_not_built_yet_is_refused_where_it_is_switched_on(file: Path, te
         f'[server]\npublic_url = "https://u:{SEKRIT}@h.example"',
         f'[upstream]\nbase_url = "ftp://u:{SEKRIT}@h.example"',
         f'[database]\nurl = "mysql://u:{SEKRIT}@h/d"',
+        *(
+            f'[database]\nurl = "postgres://u:x{sign}{SEKRIT}@h/d"'
+            for sign in ("@", "/", "?", "#", "%", "[", " ", "%00")
+        ),
         HOOK + f'secrets = ["{SEKRIT}"]',
         HOOK + f'secrets = "{SEKRIT}"',
         HOOK.replace("https://", f"ftp://{SEKRIT}@"),

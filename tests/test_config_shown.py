@@ -66,6 +66,8 @@ api_keys = ["an-api-key"]
 callback_secrets = ["{SECRET}"]
 [upstream]
 api_key = "the-upstream-key"
+[database]
+url = "postgresql://me:of%40the-database@h/d?sslmode=require&sslpassword=of-its-key"
 [[destinations]]
 name = "a"
 kind = "webhook"
@@ -73,7 +75,8 @@ url = "https://hooks.example.com/x?key=in-the-query"
 secrets = ["{SECRET}"]
 headers = {{ Authorization = "Basic abc", X-Env = "prod" }}
 """
-    expected = {KEY, "an-api-key", SECRET, "the-upstream-key", "in-the-query", "Basic abc"}
+    expected = {"of%40the-database", "of@the-database", "of-its-key"}
+    expected |= {KEY, "an-api-key", SECRET, "the-upstream-key", "in-the-query", "Basic abc"}
     assert set(config.secrets_of(loaded(file, text))) == expected
     assert config.secrets_of(config.load(None, {})) == []
 

@@ -44,6 +44,7 @@ def source(tmp_path: Path) -> SQLite:
     """A stopped installation: every table has a row, every kind of value is somewhere, and nothing where it may be."""
     folder = tmp_path / "source"
     folder.mkdir()
+    databases.use("sqlite")
     asyncio.run(_filled(folder))
     dialect = SQLite(folder / "receiver.db")
     with closing(dialect.connect()) as connection:

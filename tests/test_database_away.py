@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -82,7 +82,7 @@ async def _trouble(scene: fleet.Fleet) -> Counter[str]:
     dice, ends, troubles = random.Random(SEED), time.monotonic() + LENGTH, Counter[str]()
     while time.monotonic() < ends:
         await asyncio.sleep(PERIOD * (0.5 + dice.random()))
-        kind = dice.choice(["fast", "immediate", "terminate", "terminate"])
+        kind: Literal["fast", "immediate", "terminate"] = dice.choice(["fast", "immediate", "terminate", "terminate"])
         troubles[kind] += 1
         if kind == "terminate":
             await asyncio.to_thread(scene.server.terminate)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,8 +18,7 @@ from tests import databases
 from tests.cli_world import environment, receiver, up, wait_until_ready, write_config
 from tests.ports import free_port
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+pytestmark = pytest.mark.engines
 
 NEXT = '''"""What a newer release changes: a column, of which an older one knows nothing."""
 
@@ -40,13 +38,10 @@ def upgrade() -> None:
 '''
 
 
-@pytest.fixture(params=databases.ENGINES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture
+def url(tmp_path: Path) -> str:
     """A database with nothing in it."""
-    databases.use(request.param)
-    yield databases.empty(tmp_path)
-    databases.drop()
-    databases.use("sqlite")
+    return databases.empty(tmp_path)
 
 
 def newer_release(folder: Path, serves_from: str) -> Path:
@@ -116,6 +111,7 @@ def test_a_newer_schema_that_lets_nobody_in_is_refused(url: str, tmp_path: Path,
         assert (served.returncode, "9000" in served.stderr) == (code, True), served.stderr
 
 
+@pytest.mark.engine("sqlite")
 def test_a_migration_that_closes_the_door_again_takes_the_word_back(tmp_path: Path) -> None:
     """The last migration's word counts, not an earlier one's."""
     url = f"sqlite:///{tmp_path / 'receiver.db'}"
@@ -137,6 +133,7 @@ def test_serve_without_leave_to_migrate_says_what_to_run(url: str, tmp_path: Pat
     assert migrations.look(url).at is None
 
 
+@pytest.mark.engine("sqlite")
 def test_revisions_are_numbers_in_order() -> None:
     """`schema_floor` compares them, so that is what they must be."""
     names = sorted(path.name for path in Path(migrations.__file__).parent.glob("versions/0*.py"))

@@ -272,6 +272,29 @@ def test_one_process_serves_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.engine("sqlite")
+def test_a_file_is_one_by_whatever_link_it_is_named(tmp_path: Path) -> None:
+    """Two links to one file are one file to serve."""
+    url = databases.new(tmp_path)
+    (tmp_path / "link.db").symlink_to(tmp_path / "receiver.db")
+    lock = open_dialect(url).claim_for_serving()
+    with pytest.raises(StoreUnavailable, match="already serves"):
+        open_dialect(f"sqlite:///{tmp_path / 'link.db'}").claim_for_serving()
+    lock.release()
+
+
+@pytest.mark.engine("sqlite")
+def test_a_look_at_a_file_drops_no_lock_that_this_process_has_on_it(tmp_path: Path) -> None:
+    """To close a file that SQLite has open drops its locks; then another process could take the WAL from under it."""
+    url = databases.new(tmp_path)
+    with closing(open_dialect(url).connect()) as ours:
+        ours.execute("INSERT INTO counters VALUES ('kept', 1)")
+        open_dialect(url).connect().close()
+        script = f"from receiver.store.dialect import open_dialect\nopen_dialect({url!r}).connect().close()"
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+        assert (tmp_path / "receiver.db-wal").exists()
+
+
+@pytest.mark.engine("sqlite")
 def test_outages_are_told_from_faults() -> None:
     """Locked, full, damaged: try again. A wrong value: never."""
     import sqlite3

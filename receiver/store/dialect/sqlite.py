@@ -173,7 +173,7 @@ class SQLite:
         Raises:
             StoreUnavailable: another process serves this file.
         """
-        return ServeLock(Path(f"{self.path}.lock"))
+        return ServeLock(Path(f"{self.path.resolve()}.lock"))  # whatever links lead to it
 
 
 def _sync(folder: Path) -> None:
