@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from receiver.config.models import SECRET_KEYS, SECTIONS, Config, Destination, shared_keys
 from receiver.config.sources import REFERENCE
@@ -51,6 +51,7 @@ def secrets_of(config: Config) -> list[str]:
         kind = KINDS[destination.kind]
         for key, is_list in kind.secrets.items():
             found += options[key] if is_list else [options[key] or ""]
+        found += _passwords(options.get("smtp_url", ""))
         request = HttpRequest("POST", options.get("url", ""), options.get("headers", {}), b"")
         masked = kind.masked(request)
         found += [value for name, value in request.headers.items() if masked.headers[name] != value]
@@ -59,6 +60,12 @@ def secrets_of(config: Config) -> list[str]:
         shown = frozenset(urlsplit(masked.url).path.split("/"))
         found += [segment for segment in parts.path.split("/") if segment not in shown]
     return [secret for secret in dict.fromkeys(found) if secret]
+
+
+def _passwords(url: str) -> list[str]:
+    """The password of a URL, as it stands there and as it is said to the server."""
+    password = urlsplit(url).password or ""
+    return [password, unquote(password)]
 
 
 def _masked(path: Path, value: Any, raw: Raw) -> Any:
