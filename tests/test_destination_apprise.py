@@ -22,10 +22,7 @@ from tests.platforms.apprise import SECRET, AppriseTarget
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning"),  # a plugin's import
-]
+pytestmark = pytest.mark.anyio
 
 KEYS = {"url": f"json://localhost/{SECRET}"}
 

@@ -28,10 +28,7 @@ if TYPE_CHECKING:
 
     from tests.platforms import Platform
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning"),  # a plugin of apprise
-]
+pytestmark = pytest.mark.anyio
 
 CHATS = sorted(name for name, kind in KINDS.items() if kind.summary is not None)
 NAMES_A_WAIT = ("slack", "discord", "telegram", "teams", "mattermost")
