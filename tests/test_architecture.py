@@ -53,11 +53,24 @@ def test_the_coverage_of_the_pure_rooms_is_that_of_the_contract() -> None:
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_destination_kind_is_entered_everywhere(kind: str) -> None:
-    """A module of that name, a test, and a block in config.example.toml."""
+    """A module of that name, a test, a block in config.example.toml, and for a chat a row in the README's table."""
     assert KINDS[kind].name == kind
     assert (ROOT / "receiver" / "destinations" / f"{kind}.py").is_file()
     assert list((ROOT / "tests").glob(f"test_*{kind}.py"))
     assert f'kind = "{kind}"' in (ROOT / "config.example.toml").read_text()
+    if KINDS[kind].summary is not None:
+        assert re.search(rf"^\| `{kind}`", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+
+def test_nothing_but_the_registry_knows_a_chat_kind_by_name() -> None:
+    """Adding one touches what architecture.md says, and no more: everybody else asks the registry."""
+    chats = {name for name, kind in KINDS.items() if kind.summary is not None}
+    home = ROOT / "receiver" / "destinations"
+    knowing = {path: chats & set(re.findall(r'"([a-z]+)"', path.read_text())) for path in SOURCES}
+    del knowing[home / "__init__.py"]
+    del knowing[ROOT / "receiver" / "egress" / "notify.py"]  # the library apprise, which the kind is called after
+    strange = {path.name: names - ({path.stem} if path.parent == home else set()) for path, names in knowing.items()}
+    assert {name: names for name, names in strange.items() if names} == {}
 
 
 def test_destination_kinds_do_not_know_one_another() -> None:

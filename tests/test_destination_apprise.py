@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from receiver.destinations import KINDS, apprise
+from receiver.egress import notify
 from receiver.errors import EgressError
 from receiver.wire import HttpResponse
 from tests.kind_room import PAGE, VIDEO, canned, delivered, event, failure, options_of, steps_of, way_out
@@ -21,10 +22,7 @@ from tests.platforms.apprise import SECRET, AppriseTarget
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning"),  # a plugin's import
-]
+pytestmark = pytest.mark.anyio
 
 KEYS = {"url": f"json://localhost/{SECRET}"}
 
@@ -76,6 +74,18 @@ async def test_it_does_not_hold_the_loop_nor_the_attempt() -> None:
         async with asyncio.timeout(5):
             await ended.wait()
     assert (caught.value.stage, caught.value.sent) == ("timeout", True)
+
+
+async def test_threads_that_hang_are_few(there: AppriseTarget) -> None:
+    """A service that never answers would otherwise cost a thread with every attempt."""
+    for _ in range(notify._MOST):
+        notify._threads.acquire()
+    try:
+        with pytest.raises(EgressError, match="hang in apprise already"):
+            await delivered("apprise", there.keys(), [event()])
+    finally:
+        notify._threads.release(notify._MOST)
+    assert (await delivered("apprise", there.keys(), [event()])).kind == "ok"
 
 
 def test_a_summary_and_an_empty_text() -> None:

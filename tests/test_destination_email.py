@@ -8,6 +8,7 @@ import ssl
 from email.headerregistry import Address
 from typing import TYPE_CHECKING, Any
 
+import aiosmtplib
 import pytest
 import trustme
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 from pydantic import ValidationError
 
 from receiver.destinations import KINDS
-from receiver.egress import Egress
+from receiver.egress import Egress, mail
 from receiver.errors import EgressError
 from receiver.ids import TaskId
 from receiver.wire import HttpRequest, HttpResponse
@@ -239,6 +240,34 @@ async def test_on_this_machine_starttls_needs_no_good_certificate(authority: tru
     async with mail_server(starttls=_by_tls(authority, "other.example")) as server:
         assert (await _sent(server, "smtp://127.0.0.1:{port}")).status == 250
         assert server.peers[0][2] is True
+
+
+async def test_elsewhere_a_password_needs_tls_and_a_good_certificate(authority: trustme.CA) -> None:
+    """No STARTTLS, or one with another's name: nothing of the password was said."""
+    for starttls, words in ((None, "no STARTTLS"), (_by_tls(authority, "other.example"), "certificate|match")):
+        async with mail_server(starttls=starttls) as server:
+            smtp = aiosmtplib.SMTP(
+                hostname="127.0.0.1", port=server.port, start_tls=False, local_hostname="[127.0.0.1]"
+            )
+            await smtp.connect()
+            await smtp.ehlo()
+            with pytest.raises((EgressError, ssl.SSLError), match=words):
+                await mail._secure(smtp, _trusting(authority), mail._Way(), is_local=False, has_password=True)
+            smtp.close()
+            assert server.logins == 0
+
+
+async def test_an_address_that_nobody_answers_at_gives_way_to_the_next(there: MailServer) -> None:
+    """`localhost` has two, and the server listens on one."""
+    assert (await _sent(there, "smtp://localhost:{port}")).status == 250
+
+
+async def test_a_server_that_takes_no_password(there: MailServer) -> None:
+    """It says nothing of it: told in words."""
+    with pytest.raises(EgressError, match="AUTH") as caught:
+        await _sent(there, f"smtp://{LOGIN}@127.0.0.1:{{port}}")
+    assert caught.value.stage == "send"
+    assert "secret" not in str(caught.value)
 
 
 async def test_a_server_that_hangs_is_left_in_time(there: MailServer) -> None:

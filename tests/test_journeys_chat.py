@@ -12,7 +12,10 @@ from unicodedata import normalize
 import pytest
 from typer.testing import CliRunner
 
+from receiver import config
 from receiver.cli import app as command_line
+from receiver.cli.probing import probe
+from receiver.config.models import Config
 from receiver.destinations import KINDS
 from tests.platforms import served
 from tests.platforms.apprise import AppriseTarget
@@ -25,10 +28,7 @@ if TYPE_CHECKING:
 
     from tests.platforms import Platform
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning"),  # a plugin of apprise
-]
+pytestmark = pytest.mark.anyio
 
 CHATS = sorted(name for name, kind in KINDS.items() if kind.summary is not None)
 NAMES_A_WAIT = ("slack", "discord", "telegram", "teams", "mattermost")
@@ -109,6 +109,25 @@ async def test_a_preview_prints_the_request_without_its_secret(here: Place, kind
     assert document["method"] == {"email": "MAIL", "apprise": "NOTIFY"}.get(kind, "POST")
     assert "secret" not in f"{document['url']}{document['headers']}"
     assert "Test: video ready" in document["body"].replace("\\u", "") or kind in {"email", "apprise", "telegram"}
+
+
+async def test_doctor_knocks_at_every_platform(here: Place) -> None:
+    """Where it leads by HTTP; of the others it says how to try them. Nothing is sent."""
+    before = {kind: len(here.platforms[kind].shown) for kind in CHATS}
+    settings = config.load(here.world.folder / "config.toml", {})
+    found = {one.name.removeprefix("destination "): one for one in await probe(settings)}
+    states = {kind: found[kind].state for kind in CHATS}
+    assert states == {kind: "note" if kind in {"email", "apprise"} else "ok" for kind in CHATS}, found
+    assert "destinations test email" in found["email"].detail
+    assert before == {kind: len(here.platforms[kind].shown) for kind in CHATS}
+
+
+def test_a_password_is_hidden_from_the_logs_in_every_spelling() -> None:
+    """As it stands in the URL, and as the server is told it."""
+    keys = {"smtp_url": "smtp://me:a%2Fsecret@h:25", "from": "a@b.example", "to": "c@d.example"}
+    options = KINDS["email"].options.model_validate(keys)
+    destination = config.Destination(name="mail", kind="email").model_copy(update={"options": options})
+    assert {"a%2Fsecret", "a/secret"} <= set(config.secrets_of(Config(destinations=(destination,))))
 
 
 @pytest.mark.parametrize("kind", NAMES_A_WAIT)

@@ -54,6 +54,7 @@ def secrets_of(config: Config) -> list[str]:
         kind = KINDS[destination.kind]
         for key, is_list in kind.secrets.items():
             found += options[key] if is_list else [options[key] or ""]
+        found += _passwords(options.get("smtp_url", ""))
         request = HttpRequest("POST", options.get("url", ""), options.get("headers", {}), b"")
         masked = kind.masked(request)
         found += [value for name, value in request.headers.items() if masked.headers[name] != value]
@@ -62,6 +63,12 @@ def secrets_of(config: Config) -> list[str]:
         shown = frozenset(urlsplit(masked.url).path.split("/"))
         found += [segment for segment in parts.path.split("/") if segment not in shown]
     return [secret for secret in dict.fromkeys(found) if secret]
+
+
+def _passwords(url: str) -> list[str]:
+    """The password of a URL, as it stands there and as it is said to the server."""
+    password = urlsplit(url).password or ""
+    return [password, unquote(password)]
 
 
 def _masked(path: Path, value: Any, raw: Raw) -> Any:

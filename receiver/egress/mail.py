@@ -74,7 +74,7 @@ async def send(
             raise EgressError("the other side does not speak SMTP", stage="send", sent=way.sent) from error
         return _reply(error.code, error.message)
     except TimeoutError as error:
-        words = str(faults.told(error, stood=way.stage != "dns", within=timeout))
+        words = str(faults.told(error, stood=way.stage not in {"dns", "connect"}, within=timeout))
         raise EgressError(words, stage="timeout", sent=way.sent) from error
     except (aiosmtplib.SMTPException, OSError, ValueError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
@@ -83,8 +83,6 @@ async def send(
 
 def _told(error: BaseException, parts: SplitResult, way: _Way) -> EgressError:
     host = parts.hostname
-    if isinstance(error, EgressError):
-        return error
     if isinstance(error, socket.gaierror):
         return EgressError(f"{host}: {error.strerror}", stage="dns", sent=False)
     if isinstance(error, OSError):

@@ -129,7 +129,9 @@ class Platform:
         raise NotImplementedError
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Take one request."""
+        """Take one request; a HEAD, with which `receiver doctor` only knocks, is none."""
+        if request.method == "HEAD":
+            return web.Response(status=404)
         headers = {name.lower(): value for name, value in request.headers.items()}
         asked = Asked(request.method, request.path, dict(request.query), headers, await request.read())
         self.asked.append(asked)

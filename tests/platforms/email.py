@@ -139,7 +139,7 @@ async def mail_server(
             ident="a mail server",
             tls_context=starttls,
             auth_required=passwords,
-            auth_require_tls=starttls is not None,
+            auth_require_tls=starttls is not None or not passwords,
             authenticator=made.check_password,
             enable_SMTPUTF8=False,
         )
