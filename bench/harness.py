@@ -44,6 +44,15 @@ async def app(scope, receive, send):
 """
 
 
+DESTINATION = """
+[[destinations]]
+name = "{name}"
+kind = "webhook"
+url = "http://127.0.0.1:{port}/hook"
+secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
+allow_private = true
+{more}
+"""
 PLAIN = """
 import asyncio, os, httpx
 
@@ -96,6 +105,11 @@ def cpu_of(pid: int, *, children: bool = False) -> float:
     return sum(map(int, fields[11 : 15 if children else 13])) / os.sysconf("SC_CLK_TCK")
 
 
+def destination(port: int, name: str = "sink", more: str = "") -> str:
+    """Of a configuration: one that listens there."""
+    return DESTINATION.format(name=name, port=port, more=more)
+
+
 def machine() -> str:
     """One line about where this ran."""
     return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
@@ -105,6 +119,19 @@ def versions() -> dict[str, str]:
     """What was measured, and what it stands on."""
     named = ("callback-receiver", "uvicorn", "uvloop", "httptools", "aiohttp", "httpx", "sqlalchemy", "psycopg")
     return {"sqlite": sqlite3.sqlite_version} | {name: metadata.version(name) for name in named}
+
+
+def fsync_ms() -> float:
+    """What it costs to have a page on the disk, where databases are made: the median."""
+    took = []
+    with tempfile.TemporaryFile() as file:
+        for _ in range(100):
+            file.write(b"x" * 4096)
+            file.flush()
+            started = time.perf_counter()
+            os.fdatasync(file.fileno())
+            took.append(time.perf_counter() - started)
+    return sorted(took)[50] * 1000
 
 
 def free_port() -> int:
@@ -170,27 +197,34 @@ def hello() -> contextlib.AbstractAsyncContextManager[Served]:
 
 
 @contextlib.asynccontextmanager
-async def receiver(
-    tasks: int, config: str, database: str | None = None, *, size: int = 0, core: int | None = SERVER_CORE
-) -> AsyncIterator[Served]:
-    """The installed program, and `tasks` submitted tasks that wait for a callback of `size` bytes or 1.1 KB.
-
-    `database` is a URL, which it then shares; else a new file.
-    """
+async def fresh(config: str, database: str | None = None, *, core: int | None = SERVER_CORE) -> AsyncIterator[Served]:
+    """The installed program, on a database that it has to make unless one is named."""
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
-        database = database or f"sqlite:///{folder}/receiver.db"
-        callbacks = await prepare(database, tasks, port, size)
         (folder / "config.toml").write_text(
-            f'[server]\npublic_url = "http://127.0.0.1:{port}"\nport = {port}\n[database]\nurl = "{database}"\n'
+            f'[server]\npublic_url = "http://127.0.0.1:{port}"\nport = {port}\n'
+            f'[database]\nurl = "{database or "sqlite:///receiver.db"}"\n'
             f'[security]\nsigning_keys = ["{KEY}"]\napi_keys = ["k"]\n[upstream]\nbase_url = "http://127.0.0.1:1"\n'
             f'api_key = "k"\n[logging]\nformat = "json"\nlevel = "info"\n{config}'
         )
         async with _process(["receiver", "serve"], folder, port, core=core) as served:
+            yield served
+
+
+@contextlib.asynccontextmanager
+async def receiver(tasks: int, config: str, database: str | None = None, *, size: int = 0) -> AsyncIterator[Served]:
+    """The installed program, and `tasks` submitted tasks that wait for a callback of `size` bytes or 1.1 KB.
+
+    `database` is the URL of one that is there; else it is made.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        url = database or f"sqlite:///{name}/receiver.db"
+        callbacks = await prepare(url, tasks, size)
+        async with fresh(config, url) as served:
             yield replace(served, callbacks=callbacks)
 
 
-async def prepare(database: str, count: int, port: int, size: int = 0) -> list[bytes]:
+async def prepare(database: str, count: int, size: int = 0) -> list[bytes]:
     """Store tasks as a submission leaves them, and make the callback of each as bytes on the wire."""
     migrations.upgrade(database)
     store = Store.open(database)
@@ -217,7 +251,7 @@ async def prepare(database: str, count: int, port: int, size: int = 0) -> list[b
         path = f"/callbacks/{signing.mint([KEY], task.id, later)}"
         body = callback_body(task.upstream_id or "", size)
         wire.append(
-            f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
+            f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n\r\n".encode()
             + body
         )

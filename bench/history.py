@@ -25,14 +25,6 @@ from receiver.store.dialect import open_dialect
 from receiver.store.schema import metadata
 
 DAYS = 25
-DESTINATION = """
-[[destinations]]
-name = "{name}"
-kind = "webhook"
-url = "http://127.0.0.1:{port}/hook"
-secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
-allow_private = true
-"""
 NAMES = ("one", "two", "three")
 TABLES = ("tasks", "inbox", "events", "deliveries", "attempts")
 IDS = {"tasks": "tsk", "inbox": "obs", "events": "evt", "deliveries": "dlv", "attempts": "att"}
@@ -48,7 +40,7 @@ Row = dict[str, Any]
 async def one() -> dict[str, list[Row]]:
     """The rows that a task leaves which was called back and delivered to three destinations."""
     async with listening(Sink) as port:
-        config = "".join(DESTINATION.format(name=name, port=port) for name in NAMES)
+        config = "".join(harness.destination(port, name) for name in NAMES)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "one.db"
             async with harness.receiver(1, config, f"sqlite:///{path}") as served:
