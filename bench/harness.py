@@ -300,6 +300,22 @@ def hello_requests(count: int, port: int) -> Iterator[bytes]:
     return iter([request] * count)
 
 
+def children_of(pid: int) -> list[int]:
+    """The processes that it has now."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@contextlib.contextmanager
+def on_any_core() -> Iterator[None]:
+    """What is started inside may run where it likes."""
+    kept = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, kept)
+
+
 def on_load_core() -> None:
     """Keep this process off the servers' core."""
     with contextlib.suppress(OSError):

@@ -64,10 +64,20 @@ def _delivered(path: Path) -> int:
         return count
 
 
+def prepare(url: str) -> None:
+    """Bring the database at `url` up to date; one that has anything in it is not for measurements."""
+    migrations.upgrade(url)
+    session = open_dialect(url).connect()
+    found = session.execute("SELECT count(*) FROM tasks").fetchone()
+    session.close()
+    if found != (0,):
+        raise SystemExit(f"{url} is not empty: this would delete from it")
+
+
 def build(url: str, count: int, rows: dict[str, list[Row]]) -> float:
     """Bring the database at `url` up to date and put so many finished tasks into it; the seconds that took."""
     started = time.perf_counter()
-    migrations.upgrade(url)
+    prepare(url)
     dialect = open_dialect(url)
     session = dialect.connect()
     indexes = [index for table in TABLES for index in metadata.tables[table].indexes]
@@ -119,7 +129,7 @@ def _cells(table: str, row: Row, place: int, *, is_shared: bool) -> tuple[dict[s
     """What stands for each column of copy `n` of a row, and the values that are the same in all of them."""
     digits = "lpad(n::text, 10, '0')" if is_shared else "printf('%010d', n)"
     # Keys that must be the same in several tables, and yet are without order in their last characters.
-    mixed = "n::bigint * 2654435761 % 4294967296" if is_shared else "n * 2654435761 % 4294967296"
+    mixed = "n * 2654435761 %% 4294967296" if is_shared else "n * 2654435761 % 4294967296"
     salt = f"lpad(to_hex({mixed}), 8, '0')" if is_shared else f"printf('%08x', {mixed})"
     cells, values = {}, {}
     for name, value in row.items():
@@ -143,6 +153,6 @@ def _cells(table: str, row: Row, place: int, *, is_shared: bool) -> tuple[dict[s
 
 def _numbers(first: int, end: int, *, is_shared: bool) -> str:
     if is_shared:
-        return f"generate_series({first}, {end - 1}) AS numbers(n)"
+        return f"generate_series({first}::bigint, {end - 1}) AS numbers(n)"
     counted = f"SELECT {first} UNION ALL SELECT n + 1 FROM counted WHERE n < {end - 1}"
     return f"(WITH RECURSIVE counted(n) AS ({counted}) SELECT n FROM counted)"

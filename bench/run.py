@@ -38,12 +38,16 @@ class Run:
             return None
         url = self._url(f"finished-{count}")
         if url not in self._made:
-            if not self._one:
-                self._one = await history.one()
-            seconds = history.build(url, self.size(count), self._one)
+            seconds = history.build(url, self.size(count), await self.one())
             self._made[url] = url
             print(f"  built {self.size(count)} finished tasks in {seconds:.0f} s", flush=True)
         return url
+
+    async def one(self) -> dict[str, list[Row]]:
+        """The rows that are multiplied."""
+        if not self._one:
+            self._one = await history.one()
+        return self._one
 
     async def with_outstanding(self, count: int) -> str | None:
         """Likewise, with so many submitted tasks that nobody has called back yet."""
