@@ -212,7 +212,9 @@ async def fresh(config: str, database: str | None = None, *, core: int | None = 
 
 
 @contextlib.asynccontextmanager
-async def receiver(tasks: int, config: str, database: str | None = None, *, size: int = 0) -> AsyncIterator[Served]:
+async def receiver(
+    tasks: int, config: str, database: str | None = None, *, size: int = 0, core: int | None = SERVER_CORE
+) -> AsyncIterator[Served]:
     """The installed program, and `tasks` submitted tasks that wait for a callback of `size` bytes or 1.1 KB.
 
     `database` is the URL of one that is there; else it is made.
@@ -220,7 +222,7 @@ async def receiver(tasks: int, config: str, database: str | None = None, *, size
     with tempfile.TemporaryDirectory() as name:
         url = database or f"sqlite:///{name}/receiver.db"
         callbacks = await prepare(url, tasks, size)
-        async with fresh(config, url) as served:
+        async with fresh(config, url, core=core) as served:
             yield replace(served, callbacks=callbacks)
 
 
