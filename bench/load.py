@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 
 @dataclass
@@ -180,6 +181,16 @@ class Consumer(asyncio.Protocol):
         self._buffer = b""
         if self._answer is not None:
             self._transport.write(self._answer)
+
+
+@contextlib.asynccontextmanager
+async def listening(protocol: Callable[[], asyncio.Protocol]) -> AsyncIterator[int]:
+    """A port of this process where it answers."""
+    listener = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
 
 
 class Sink(asyncio.Protocol):

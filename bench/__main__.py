@@ -1,0 +1,76 @@
+"""Every row of the goal table, measured: `python -m bench`. What else there is: `--help`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvloop
+
+from bench import harness, plots, report
+from bench.isolation import measure_isolation
+from bench.latency import measure_latency
+from bench.rates import measure_accept, measure_end_to_end
+from bench.run import Run
+from bench.start import measure_start
+from bench.state import measure_fan_out, measure_history, measure_outstanding
+
+PARTS = {
+    "accept": measure_accept,
+    "end-to-end": measure_end_to_end,
+    "latency": measure_latency,
+    "history": measure_history,
+    "outstanding": measure_outstanding,
+    "isolation": measure_isolation,
+    "start": measure_start,
+    "fan-out": measure_fan_out,
+}
+"""The goal table from the top; the last has no goal, and only its plots."""
+
+
+def main() -> None:
+    """Measure what is asked for, print it, and write it where that is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0, help="of all sizes; 0.01 shows in a minute that it works")
+    parser.add_argument("--json", type=Path, help="write all values here")
+    parser.add_argument("--write", action="store_true", help="put table and plots into docs/")
+    given = parser.parse_args()
+    unknown = [part for part in given.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    measured = uvloop.run(measure(given.parts or list(PARTS), given.repetitions, given.scale, given.json))
+    if given.write:
+        report.rewrite(measured[0], measured[1])
+        for plot in measured[0].plots:
+            print(plots.draw(plot, report.DOCS / "plots"))
+
+
+async def measure(parts: list[str], repetitions: int, scale: float, path: Path | None) -> tuple[report.Measured, str]:
+    """All of it, and the line that says where."""
+    harness.on_load_core()
+    began, before = datetime.now(UTC), os.getloadavg()[0]  # noqa: TID251 -- a measurement has no other clock
+    found = report.Measured()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        run = Run(repetitions, scale, Path(folder))
+        for part in parts:
+            started = time.perf_counter()
+            print(f"{part}:", flush=True)
+            some = await PARTS[part](run)
+            found.rows += some.rows
+            found.plots += some.plots
+            print(f"  {time.perf_counter() - started:.0f} s", flush=True)
+    line = report.where(repetitions, began, (before, os.getloadavg()[0]))
+    print(f"\n{line}\n\n{report.table(found.rows)}")
+    if path is not None:
+        report.keep(path, found, line)
+    return found, line
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""Does a hot statement cost more when there is a history? Each at 0 and at a million finished tasks, by turns.
+
+    python -m bench.growth                                     # SQLite
+    python -m bench.growth --engine postgres                   # a server of Debian's, started here, with its fsync
+    python -m bench.growth --engine postgres --urls URL URL    # two empty databases of yours
+
+The ops are the program's own, 32 to a transaction as under load, on a connection as the writer's; what is timed is all
+that the writer does for them but COMMIT, whose cost is the disk's and is shown apart. Questions are asked as a reader
+asks them. The goal is a ratio of at most 1.4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec.structs import replace
+
+from bench import harness, history, postgres
+from bench.report import Measured, at_most
+from receiver import envelope, ids
+from receiver.deliver.ops import Attempted, Claim
+from receiver.health import Terms
+from receiver.ingest import Callback, Rulebook
+from receiver.poll import Claim as PollClaim
+from receiver.records import Attempt, Task
+from receiver.retry import Decision, Result
+from receiver.routing import Rule
+from receiver.store import Store
+from receiver.store.dialect import open_dialect
+from receiver.store.unit import Unit
+from receiver.submit.ops import Accept
+from receiver.submit.ops import Claim as SubmitClaim
+from receiver.sweep import STEP, Disown, Prune, Rescue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bench.run import Run
+    from receiver.ids import TaskId
+
+MANY, BATCH, BATCHES, LIMIT = 1_000_000, 32, 30, 1.4
+LEASE = timedelta(minutes=5)
+HEADERS: Final = '{"url":"http://127.0.0.1:9/hook","headers":{"content-type":"application/json"}}'
+Costs = dict[str, list[float]]
+"""Microseconds of each thing, one for every time that it was done."""
+
+
+@dataclass
+class Bench:
+    """A database, and what is done to it. Everything it adds can be taken away by `history.reset`."""
+
+    url: str
+    costs: Costs = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        """Open it as the program does, without its threads."""
+        self.store = Store(open_dialect(self.url))
+        self.connection = self.store.dialect.connect()
+        self.rules = Rulebook(
+            rules=[Rule(name) for name in history.NAMES],
+            lanes={},
+            room=lambda _name: 0,
+            entropy=os.urandom,
+            draw=random.random,
+        )
+        self.now = datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1000, UTC)
+
+    def commit(self, what: str, ops: Sequence[Any], each: int | None = None) -> list[Any]:
+        """One transaction as the writer makes it; its cost is that of `each` things, or of so many ops."""
+        store, connection = self.store, self.connection
+        started = time.perf_counter()
+        unit = Unit(connection, store._statements)  # noqa: SLF001 -- the writer's own
+        connection.execute(store.dialect.begin)
+        unit.read_ahead([i for op in ops for i in op.task_ids], [i for op in ops for i in op.delivery_ids])
+        values = [op.apply(unit) for op in ops]
+        with store.dialect.pipeline(connection):
+            unit.flush()
+        flushed = time.perf_counter()
+        connection.execute("COMMIT")
+        self.costs[what].append((flushed - started) / (each or len(ops)) * 1e6)
+        self.costs["COMMIT"].append((time.perf_counter() - flushed) * 1e6)
+        return values
+
+    def ask(self, what: str, question: Callable[[Any], object]) -> None:
+        """One question on a reader's connection."""
+        with self.store._engine.connect() as connection:  # noqa: SLF001 -- as `Store.read` does
+            started = time.perf_counter()
+            question(connection)
+            self.costs[what].append((time.perf_counter() - started) * 1e6)
+
+    def close(self) -> None:
+        """Hang up."""
+        self.connection.close()
+        self.store._engine.dispose()  # noqa: SLF001 -- as `Store.close` does
+
+    def all(self) -> None:
+        """The line of data from its beginning to its end."""
+        tasks = self.submissions()
+        self.callbacks(tasks)
+        self.deliveries()
+        self.claims()
+        self.questions(tasks[0].id)
+        self.sweeps()
+
+    def task(self, number: int, **over: Any) -> Task:
+        """A task as a submission leaves it."""
+        task = Task(
+            id=ids.task_id(int(self.now.timestamp() * 1000) + number, os.urandom(10)),
+            route="runway/pro/video2video",
+            state="queued",
+            created_at=self.now,
+            input_json='{"video":"https://example.com/in.mp4","prompt":"a cat in the rain"}',
+            callback_expires_at=self.now + timedelta(hours=48),
+            upstream_id=f"{random.randrange(2**32):08x}-{number:010d}",
+            submitted_at=self.now,
+            poll_due_at=self.now + timedelta(hours=1),
+        )
+        return replace(task, **over)
+
+    def submissions(self) -> list[Task]:
+        """Stored."""
+        tasks = [self.task(number) for number in range(BATCH * BATCHES)]
+        for some in _batches(tasks):
+            self.commit("submission: stored", [Accept(task, None) for task in some])
+        return tasks
+
+    def callbacks(self, tasks: Sequence[Task]) -> None:
+        """Accepted, with three deliveries each."""
+        for some in _batches(tasks):
+            ops = []
+            for task in some:
+                body = harness.callback_body(task.upstream_id or "", 0)
+                parsed = envelope.parse(body, "application/json")
+                ops.append(Callback(task.id, body, "application/json", parsed, "", self.now, self.rules))
+            self.commit("callback: accepted, 3 deliveries", ops)
+
+    def deliveries(self) -> None:
+        """Claimed, tried, and claimed again when there is nothing left."""
+        for name in history.NAMES:
+            for _ in range(BATCHES):
+                claim = Claim(self.store, name, BATCH, self.now, self.now + LEASE)
+                leased = self.commit("deliveries: claimed", [claim], BATCH)[0].leased
+                assert len(leased) == BATCH, f"{len(leased)} were due"
+                self.commit("delivery: attempt stored", [self.attempted(*one) for one in leased])
+        for _ in range(BATCHES):
+            claim = Claim(self.store, history.NAMES[0], BATCH, self.now, self.now + LEASE)
+            assert self.commit("deliveries: nothing to claim", [claim])[0].leased == []
+
+    def attempted(self, delivery: Any, event: Any) -> Attempted:
+        """A success."""
+        attempt = Attempt(
+            id=ids.attempt_id(int(self.now.timestamp() * 1000), os.urandom(10)),
+            delivery_id=delivery.id,
+            task_id=delivery.task_id,
+            number=1,
+            started_at=self.now,
+            duration_ms=3,
+            redelivery=False,
+            request_json=HEADERS,
+            response_json='{"status":200,"headers":{"content-length":"2"},"body":"ok"}',
+            error=None,
+            result="ok",
+            reason="200",
+            next_at=None,
+        )
+        decision = Decision("delivered", None, "200")
+        return Attempted(delivery, event, attempt, Result("ok", "200"), decision, self.now, Terms(), self.rules)
+
+    def claims(self) -> None:
+        """What the poller and the queue of submissions take."""
+        due = [self.task(number, poll_due_at=self.now - timedelta(seconds=1)) for number in range(8 * BATCHES)]
+        unsent: dict[str, Any] = {"state": "pending", "upstream_id": None, "submitted_at": None, "poll_due_at": None}
+        waiting = [self.task(number, **unsent, submit_due_at=self.now) for number in range(8 * BATCHES)]
+        self.commit("stored besides", [Accept(task, None) for task in (*due, *waiting)])
+        for _ in range(BATCHES):
+            poll = PollClaim(self.store, 8, self.now, self.now + LEASE, self.rules)
+            assert len(self.commit("lookups: claimed", [poll], 8)[0][0]) == 8
+            submit = SubmitClaim(self.store, "runway/pro/video2video", 8, self.now, self.now + LEASE)
+            assert self.commit("submissions: claimed", [submit], 8)[0][0]
+
+    def questions(self, task_id: TaskId) -> None:
+        """What the API and the dashboard read."""
+        store, last = self.store, 0
+        with store._engine.connect() as connection:  # noqa: SLF001 -- as `Store.read` does
+            last = connection.exec_driver_sql("SELECT max(seq) FROM events").scalar_one()
+        for _ in range(BATCHES):
+            self.ask("a page of 100 of the feed", lambda connection: store.events.feed(connection, last - 100, 100))
+            self.ask("a page of 50 tasks", lambda connection: store.tasks.listed(connection, limit=50))
+            self.ask(
+                "a page of 50 of one state",
+                lambda connection: store.tasks.listed(connection, states=("succeeded",), limit=50),
+            )
+            self.ask("a task's timeline", lambda connection: _timeline(store, connection, task_id))
+
+    def sweeps(self) -> None:
+        """A round that finds nothing, and retention where there is much."""
+        for _ in range(BATCHES):
+            old = self.now - timedelta(days=60)
+            ops = [Rescue(self.store, self.now), Disown(self.store, self.now, self.rules), Prune(self.store, old)]
+            self.commit("sweep: a round that finds nothing", ops, 1)
+        self.connection.close()  # what was just written would still be in its memory
+        self.connection = self.store.dialect.connect()
+        for _ in range(4):
+            assert self.commit("sweep: a task pruned", [Prune(self.store, self.now + LEASE)], STEP) == [STEP]
+
+
+def _timeline(store: Store, connection: Any, task_id: TaskId) -> None:
+    store.tasks.get(connection, task_id)
+    store.events.of_task(connection, task_id)
+    store.events.observations_of_task(connection, task_id)
+    store.deliveries.of_task(connection, task_id)
+    store.deliveries.attempts_of_task(connection, task_id)
+
+
+def _batches(tasks: Sequence[Task]) -> list[Sequence[Task]]:
+    return [tasks[first : first + BATCH] for first in range(0, len(tasks), BATCH)]
+
+
+def compare(empty: str, full: str, repetitions: int) -> dict[str, tuple[list[float], list[float]]]:
+    """The median cost of each thing, for each repetition: at none and with a history."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for _ in range(repetitions):
+        for place, url in enumerate((empty, full)):
+            history.reset(url)
+            bench = Bench(url)
+            bench.all()
+            bench.close()
+            for what, took in bench.costs.items():
+                found.setdefault(what, ([], []))[place].append(statistics.median(took))
+        history.reset(full)
+    return found
+
+
+def rows(engine: str, found: dict[str, tuple[list[float], list[float]]], count: int) -> Measured:
+    """The table, printed; and for the goal table the worst of it."""
+    print(f"| {engine}, us | with none | with {count:,} finished | ratio (spread) |\n|---|---|---|---|")
+    ratios = {}
+    for what, (none, full) in found.items():
+        each = ratios[what] = [b / a for a, b in zip(none, full, strict=True)]
+        spread = f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
+        print(f"| {what} | {statistics.median(none):.0f} | {statistics.median(full):.0f} | {spread} |", flush=True)
+    hot = {what: each for what, each in ratios.items() if what not in {"COMMIT", "stored besides"}}
+    worst = max(hot, key=lambda what: statistics.median(hot[what]))
+    middle = statistics.median([statistics.median(each) for each in hot.values()])
+    also = f"the worst of {len(hot)}: {worst}; their median {middle:.2f}x"
+    words = f"{engine}: hot statements with {count:,} finished tasks of none"
+    return Measured([at_most(words, hot[worst], LIMIT, "x", also)])
+
+
+async def measure_growth(run: Run) -> Measured:
+    """On both engines, as a part of the whole bench."""
+    empty, full = f"sqlite:///{run.folder}/empty.db", await run.with_history(MANY)
+    assert full is not None
+    history.prepare(empty)
+    found = rows("SQLite", await asyncio.to_thread(compare, empty, full, run.repetitions), run.size(MANY))
+    if not postgres.is_there():
+        print("  no PostgreSQL here: apt-get install postgresql")
+        return found
+    with postgres.server() as server:
+        empty, full = server.database("none"), server.database("many")
+        history.prepare(empty)
+        seconds = history.build(full, run.size(MANY), await run.one())
+        print(f"  built {run.size(MANY)} finished tasks in PostgreSQL in {seconds:.0f} s", flush=True)
+        compared = await asyncio.to_thread(compare, empty, full, run.repetitions)
+        found.rows += rows("PostgreSQL", compared, run.size(MANY)).rows
+    return found
+
+
+def main() -> None:
+    """Alone."""
+    parser = argparse.ArgumentParser(prog="python -m bench.growth")
+    parser.add_argument("--engine", choices=("sqlite", "postgres"), default="sqlite")
+    parser.add_argument("--urls", nargs=2, metavar="URL", help="of two empty databases; default: made here")
+    parser.add_argument("--tasks", type=int, default=MANY)
+    parser.add_argument("--repetitions", type=int, default=3)
+    given = parser.parse_args()
+    one = asyncio.run(history.one())
+    with ExitStack() as stack:
+        if given.urls:
+            empty, full = given.urls
+        elif given.engine == "postgres":
+            server = stack.enter_context(postgres.server())
+            empty, full = server.database("none"), server.database("many")
+        else:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+            empty, full = f"sqlite:///{folder}/none.db", f"sqlite:///{folder}/many.db"
+        history.prepare(empty)
+        print(f"built {given.tasks:,} finished tasks in {history.build(full, given.tasks, one):.0f} s", flush=True)
+        rows(given.engine, compare(empty, full, given.repetitions), given.tasks)
+
+
+if __name__ == "__main__":
+    main()
