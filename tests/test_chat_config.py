@@ -85,6 +85,7 @@ def test_a_chats_keys_are_read(file: Path) -> None:
     file.write_text(lines)
     [one] = config.load(file, {}).destinations
     assert one.options.url.endswith(SEKRIT)
+    assert one.coalesce is not None
     assert (one.coalesce.count, one.coalesce.per) == (20, timedelta(minutes=1))
     assert (one.options.limit("text"), one.options.limit("title")) == (7, 150)
 

@@ -19,7 +19,8 @@ from receiver.errors import StoreUnavailable
 from receiver.store import migrations
 from receiver.store.dialect.postgres import OLDEST, Postgres
 from tests import databases
-from tests.cli_world import free_port, receiver, write_config
+from tests.cli_world import receiver, write_config
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +89,7 @@ def limited(url: str) -> Iterator[str]:
 def run(url: str, statements: str) -> None:
     """As the owner of the server."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statements)  # type: ignore[call-overload]
+        connection.execute(statements.encode())
 
 
 def said(url: str, folder: Path, *arguments: str, code: int) -> str:

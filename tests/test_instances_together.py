@@ -58,8 +58,7 @@ async def several(
         for number, url in enumerate(urls):
             port, own = free_port(), folder / str(number)
             own.mkdir()
-            given = world.settings(upstream.base_url, sink.url, port, own / "unused.db")
-            given["database"]["url"] = url
+            given = world.settings(upstream.base_url, sink.url, port, url)
             change(given)
             client = await stack.enter_async_context(
                 httpx.AsyncClient(
