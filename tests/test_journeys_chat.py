@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from contextlib import AsyncExitStack
+import re
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ from tests.world import World, world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tests.platforms import Platform
 
@@ -130,30 +133,70 @@ def test_a_password_is_hidden_from_the_logs_in_every_spelling() -> None:
     assert {"a%2Fsecret", "a/secret"} <= set(config.secrets_of(Config(destinations=(destination,))))
 
 
+@asynccontextmanager
+async def alone(folder: Path, kind: str, **more: Any) -> AsyncIterator[tuple[World, Platform]]:
+    """A service that tells one platform."""
+    async with served(EVERY[kind]()) as platform:
+
+        def change(given: dict[str, Any]) -> None:
+            given["destinations"] = [platform.destination(kind, **more)]
+
+        async with world(folder, change=change) as built:
+            yield built, platform
+
+
 @pytest.mark.parametrize("kind", NAMES_A_WAIT)
-async def test_who_is_throttled_does_not_come_back_before_the_time(here: Place, kind: str) -> None:
-    """429 in the platform's own words, then the message, once."""
-    platform = here.of(kind)
-    before = len(platform.shown)
-    platform.script = [platform.throttled(1.0)]
-    task_id = await here.world.created()
-    await platform.until(lambda: len(platform.shown) > before)
-    assert platform.early == []
-    attempts = [one for one in await here.world.timeline(task_id, "attempt") if one["destination"] == kind]
-    assert [one["result"] for one in attempts[:1]] == ["throttled"]
+async def test_who_is_throttled_does_not_come_back_before_the_time(tmp_path: Path, kind: str) -> None:
+    """429 in the platform's own words: neither with that message nor with any other; then all arrive, once."""
+    async with alone(tmp_path, kind) as (service, platform):
+        platform.script = [platform.throttled(2.0)]
+        first = await service.created()
+        await platform.until(lambda: bool(platform.asked))
+        later = [await service.created() for _ in range(3)]
+        await platform.until(lambda: len(platform.shown) == 1 + len(later))
+        assert platform.early == []
+
+        async def both() -> bool:
+            attempts = await service.timeline(first, "attempt")
+            return [one["result"] for one in attempts] == ["throttled", "ok"]
+
+        await service.eventually(both)
 
 
 @pytest.mark.parametrize(("kind", "least"), [("feishu", 60), ("dingtalk", 600), ("wecom", 60), ("ntfy", 10)])
-async def test_who_names_no_time_is_left_alone_for_the_documented_one(here: Place, kind: str, least: int) -> None:
-    """The next try is that far away, however short the schedule is."""
-    platform = here.of(kind)
-    platform.script = [platform.throttled(least)]
-    task_id = await here.world.created()
-    await here.deliveries(task_id)
-    [attempt] = [one for one in await here.world.timeline(task_id, "attempt") if one["destination"] == kind]
-    assert attempt["result"] == "throttled"
-    wait = datetime.fromisoformat(attempt["next_at"]) - datetime.fromisoformat(attempt["started_at"])
-    assert wait >= timedelta(seconds=least)
+async def test_who_names_no_time_is_left_alone_for_the_documented_one(tmp_path: Path, kind: str, least: int) -> None:
+    """The next try, of this or of any other message, is that far away, however short the schedule is."""
+    async with alone(tmp_path, kind) as (service, platform):
+        platform.script = [platform.throttled(least)]
+        task_id = await service.created()
+
+        async def tried() -> bool:
+            return bool(await service.timeline(task_id, "attempt"))
+
+        await service.eventually(tried)
+        [attempt] = await service.timeline(task_id, "attempt")
+        assert attempt["result"] == "throttled"
+        wait = datetime.fromisoformat(attempt["next_at"]) - datetime.fromisoformat(attempt["started_at"])
+        assert wait >= timedelta(seconds=least)
+        await service.ended(await service.created())
+        answer = await service.api.post(f"/destinations/{kind}/test")
+        assert answer.status_code == 409, answer.text
+        assert len(platform.asked) == 1
+
+
+async def test_a_burst_is_folded(tmp_path: Path) -> None:
+    """Past `coalesce` one message tells of all that is due; every delivery arrives, and Slack sees no flood."""
+    async with alone(tmp_path, "slack", coalesce="2/s") as (service, slack):
+        tasks = await asyncio.gather(*[service.created() for _ in range(12)])
+
+        async def told() -> bool:
+            found = [one for task_id in tasks for one in await service.timeline(task_id, "delivery")]
+            return [one["state"] for one in found] == ["delivered"] * len(tasks)
+
+        await service.eventually(told)
+        assert slack.refused == []
+        assert len(slack.shown) < len(tasks), "nothing was folded"
+        assert any(re.match(r"\S+ \d+ events", one.text) for one in slack.shown), slack.shown
 
 
 async def test_a_chat_that_is_gone_is_paused(here: Place) -> None:
