@@ -83,15 +83,12 @@ class Pace(msgspec.Struct, frozen=True):
 
     def next_at(self, now: datetime) -> datetime:
         """When one may start next."""
-        if self.free(now) > 0:
-            return now
-        runs, ms = self.at(now).runs, _floor(now)
-        used = sum([count for _, count in runs])
-        for at, count in runs:
-            used, ms = used - count, at + self.per
-            if used < self.count:
-                break
-        return _EPOCH + ms * _MS
+        kept = 0
+        for at, count in reversed(self.at(now).runs):
+            kept += count
+            if kept >= self.count:
+                return _EPOCH + (at + self.per) * _MS
+        return now
 
     def spend(self, now: datetime, count: int = 1, *, by: datetime | None = None) -> Pace:
         """So many start now, or will have started `by` then."""

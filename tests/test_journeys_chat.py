@@ -6,8 +6,9 @@ import asyncio
 import json
 import re
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
@@ -40,10 +41,15 @@ NAMES_A_WAIT = ("slack", "discord", "telegram", "teams", "mattermost")
 
 @dataclass
 class Place:
-    """A service that tells every platform, and the platforms by their kinds."""
+    """A service that tells every platform, and the platforms by their kinds.
+
+    Attributes:
+        left_alone: the kinds that asked for that for longer than any test takes.
+    """
 
     world: World
     platforms: dict[str, Any]
+    left_alone: set[str] = field(default_factory=set)
 
     def of(self, kind: str) -> Platform:
         """One that speaks HTTP."""
@@ -55,7 +61,8 @@ class Place:
 
         async def tried() -> bool:
             found = await self.world.timeline(task_id, "delivery")
-            return len(found) == len(CHATS) and all(one["attempt_count"] for one in found)
+            tried = {one["destination"] for one in found if one["attempt_count"]}
+            return len(found) == len(CHATS) and tried >= set(CHATS) - self.left_alone
 
         await self.world.eventually(tried)
         return {one["destination"]: one for one in await self.world.timeline(task_id, "delivery")}
@@ -92,6 +99,18 @@ async def test_every_chat_is_told_of_a_render_and_of_a_failure(here: Place) -> N
         # Signs that would be markup may be written wide.
         assert any("Render failed" in one.text and reason in normalize("NFKC", one.text) for one in shown), kind
         assert getattr(here.platforms[kind], "refused", []) == []
+
+
+async def test_no_secret_is_in_any_answer(here: Place) -> None:
+    """Neither in what is stored of attempts nor in what is said of destinations; the fakes' secrets say `secret`."""
+    task_id = await here.world.created()
+    await here.world.ended(task_id)
+    await here.deliveries(task_id)
+    attempts = await here.world.timeline(task_id, "attempt")
+    assert len(attempts) >= len(CHATS)
+    requests = json.dumps([[one["request"], one["error"], one["reason"]] for one in attempts])
+    assert "secret" not in requests
+    assert "secret" not in (await here.world.api.get("/destinations")).text
 
 
 @pytest.mark.parametrize("kind", CHATS)
@@ -163,25 +182,42 @@ async def test_who_is_throttled_does_not_come_back_before_the_time(tmp_path: Pat
         await service.eventually(both)
 
 
+@pytest.mark.parametrize("kind", NAMES_A_WAIT)
+async def test_a_burst_at_a_throttled_chat_is_one_summary_after_the_time(kind: str, tmp_path: Path) -> None:
+    """Nothing is sent before the time it named, by hand neither; then what came meanwhile is told in one message."""
+    async with served(EVERY[kind]()) as platform:
+
+        def change(given: dict[str, Any]) -> None:
+            given["destinations"] = [platform.destination("chat", coalesce="2/h", rate="50/s")]
+
+        async with world(tmp_path, change=change) as it:
+            platform.script = [platform.throttled(2.0)]
+            assert (await it.api.post("/destinations/chat/test")).json()["result"] == "throttled"
+            assert (await it.api.get("/destinations/chat")).json()["next_try_at"] is not None
+            tasks = await asyncio.gather(*(it.created() for _ in range(6)))
+            assert (await it.api.post("/destinations/chat/test")).status_code == 409
+            for task_id in tasks:
+                await it.ended(task_id)
+                await it.eventually(partial(it.all_delivered, task_id))
+            assert (len(platform.shown), platform.early, platform.refused) == (1, [], [])
+            assert "6" in platform.shown[0].text
+
+
 @pytest.mark.parametrize(("kind", "least"), [("feishu", 60), ("dingtalk", 600), ("wecom", 60), ("ntfy", 10)])
-async def test_who_names_no_time_is_left_alone_for_the_documented_one(tmp_path: Path, kind: str, least: int) -> None:
-    """The next try, of this or of any other message, is that far away, however short the schedule is."""
-    async with alone(tmp_path, kind) as (service, platform):
-        platform.script = [platform.throttled(least)]
-        task_id = await service.created()
-
-        async def tried() -> bool:
-            return bool(await service.timeline(task_id, "attempt"))
-
-        await service.eventually(tried)
-        [attempt] = await service.timeline(task_id, "attempt")
-        assert attempt["result"] == "throttled"
-        wait = datetime.fromisoformat(attempt["next_at"]) - datetime.fromisoformat(attempt["started_at"])
-        assert wait >= timedelta(seconds=least)
-        await service.ended(await service.created())
-        answer = await service.api.post(f"/destinations/{kind}/test")
-        assert answer.status_code == 409, answer.text
-        assert len(platform.asked) == 1
+async def test_who_names_no_time_is_left_alone_for_the_documented_one(here: Place, kind: str, least: int) -> None:
+    """The next try is that far away, however short the schedule is."""
+    platform = here.of(kind)
+    platform.script = [platform.throttled(least)]
+    task_id = await here.world.created()
+    await here.deliveries(task_id)
+    [attempt] = [one for one in await here.world.timeline(task_id, "attempt") if one["destination"] == kind]
+    assert attempt["result"] == "throttled"
+    wait = datetime.fromisoformat(attempt["next_at"]) - datetime.fromisoformat(attempt["started_at"])
+    assert wait >= timedelta(seconds=least)
+    here.left_alone.add(kind)
+    answer = await here.world.api.post(f"/destinations/{kind}/test")
+    assert (answer.status_code, platform.early) == (409, []), "it holds for all that would be sent there"
+    assert f"nothing was sent to {kind}: it asked to be left alone" in answer.json()["detail"]
 
 
 async def test_a_burst_is_folded(tmp_path: Path) -> None:
@@ -219,15 +255,3 @@ async def test_a_mail_that_is_put_off_is_mailed_later(here: Place) -> None:
     mail.script = {"RCPT": ["450 4.2.0 greylisted"]}
     await here.world.created()
     await mail.until(lambda: len(mail.mails) > before)
-
-
-async def test_no_secret_is_in_any_answer(here: Place) -> None:
-    """Neither in what is stored of attempts nor in what is said of destinations; the fakes' secrets say `secret`."""
-    task_id = await here.world.created()
-    await here.world.ended(task_id)
-    await here.deliveries(task_id)
-    attempts = await here.world.timeline(task_id, "attempt")
-    assert len(attempts) >= len(CHATS)
-    requests = json.dumps([[one["request"], one["error"], one["reason"]] for one in attempts])
-    assert "secret" not in requests
-    assert "secret" not in (await here.world.api.get("/destinations")).text
