@@ -22,10 +22,11 @@ from receiver.upstream import ROUTES
 from receiver.upstream.base import Missing, Shown, Unanswered, Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from receiver.egress import Egress
+    from receiver.ids import TaskId
     from receiver.ingest import After, Rulebook
     from receiver.logs import Logger
     from receiver.records import LookupRoute, Task
@@ -73,6 +74,26 @@ class Claim(Reads):
         return into
 
 
+@dataclass(frozen=True)
+class HandBack(Reads):
+    """The op that gives back what was claimed and is not asked: nobody need wait for its lease to end."""
+
+    tasks: Sequence[Task]
+    now: datetime
+
+    @property
+    def task_ids(self) -> list[TaskId]:
+        """Those that are given back."""
+        return [task.id for task in self.tasks]
+
+    def apply(self, unit: Unit) -> None:
+        """Stage it."""
+        for mine in self.tasks:
+            task = unit.task(mine.id)
+            if task is not None and task.poll_leased_until == mine.poll_leased_until:
+                unit.put_task(replace(task, poll_due_at=self.now, poll_leased_until=None))
+
+
 @dataclass
 class Poller:
     """The loop and its lookups.
@@ -91,7 +112,8 @@ class Poller:
     timeout: float
     max_concurrency: int
     trouble: str | None = None
-    _asking: set[asyncio.Task[None]] = field(default_factory=set)
+    _asking: dict[asyncio.Task[None], Task] = field(default_factory=dict)
+    _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _sleeps_until: datetime | None = None
     _heard: datetime | None = None
@@ -111,7 +133,8 @@ class Poller:
         while not self._stopping:
             wait, self._heard = IDLE_FOR, None
             try:
-                wait = await self._round()
+                async with self._claiming:
+                    wait = await self._round()
             except StoreUnavailable as error:
                 self.log.error("poll.store_unavailable", error=str(error))
             now = self.clock()
@@ -142,14 +165,14 @@ class Poller:
             self.after(recorded)
         for task in claimed:
             asking = asyncio.create_task(self._look_up(task), name=f"look up {task.id}")
-            self._asking.add(asking)
+            self._asking[asking] = task
             asking.add_done_callback(self._done)
         if len(claimed) + len(lost) >= free:
             return 0.0 if lost else IDLE_FOR
         return IDLE_FOR if upcoming is None else min(max((upcoming - now).total_seconds(), 0.0), IDLE_FOR)
 
     def _done(self, asking: asyncio.Task[None]) -> None:
-        self._asking.discard(asking)
+        self._asking.pop(asking, None)
         self._wake.set()
         if not asking.cancelled() and (error := asking.exception()) is not None:
             self.log.error("poll.failed", error=repr(error))
@@ -224,13 +247,19 @@ class Poller:
         return ROUTES[task.route].read_lookup(response, now=self.clock()), response
 
     async def stop(self) -> None:
-        """Ask nothing new and let go of what is under way: a lookup changes nothing upstream."""
+        """Ask nothing new and give back what is under way: a lookup changes nothing upstream."""
         self._stopping = True
         self._wake.set()
-        for asking in self._asking:
+        async with self._claiming:  # what is being claimed is given back, too
+            under_way = dict(self._asking)
+        for asking in under_way:
             asking.cancel()
-        if self._asking:
-            await asyncio.wait(self._asking)
+        if under_way:
+            await asyncio.wait(under_way)
+            try:
+                await self.store.run(HandBack(list(under_way.values()), self.clock()))
+            except StoreUnavailable as error:  # the leases run out by themselves
+                self.log.error("poll.store_unavailable", error=str(error))
 
 
 def _shows_it(looked: Looked) -> bool:

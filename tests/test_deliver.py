@@ -199,6 +199,18 @@ async def test_what_is_handed_over_during_a_stop_is_given_back(store: Store, tar
         assert (await delivery_of(store, late.id)).state == "pending"
 
 
+async def test_what_the_last_batch_hands_over_is_given_back(store: Store, target: Sink) -> None:
+    """It comes while the stop gives back what it knows of: where others may be at work no start rescues it."""
+    async with running(store, to(target.url)) as room:
+        (late,) = await room.given(state="leased", due_at=None, leased_until=clock() + timedelta(seconds=60))
+        async with one_batch(store):
+            stopping = asyncio.create_task(room.deliverer.stop(0.0))
+            await until(lambda: store.writer.waiting)
+            room.deliverer.take([(late, an_event(a_task(id=late.task_id)))])
+        await stopping
+        assert (await delivery_of(store, late.id)).state == "pending"
+
+
 async def test_a_stop_outlives_an_outage(store: Store, target: Sink) -> None:
     """The store is away: what could not be given back is said, and the leases run out by themselves."""
     target.answers.append(None)

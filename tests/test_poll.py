@@ -10,10 +10,11 @@ import pytest
 
 from receiver.app import clock
 from receiver.egress import Egress
+from receiver.ids import TaskId
 from receiver.ingest import After
 from receiver.poll import Poller
 from receiver.upstream.base import Missing, Shown, Unanswered, Unusable
-from tests.rooms import Lines, a_task, opened, put, rulebook, task_of, until
+from tests.rooms import Lines, a_task, one_batch, opened, put, rulebook, task_of, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -123,3 +124,33 @@ async def test_a_timeout_of_odd_length_keeps_the_schedule(store: Store) -> None:
     assert (after.state, after.poll_leased_until) == ("running", None)
     assert after.poll_due_at is not None
     assert (after.poll_due_at - now).total_seconds() < 10
+
+
+async def test_a_stop_gives_back_what_it_does_not_ask(store: Store) -> None:
+    """Claimed before the stop or by a commit that was under way: due at once, for whoever is there."""
+    now = clock()
+    tasks = [a_task(id=TaskId(f"tsk_{n}"), created_at=now, submitted_at=now, poll_due_at=now) for n in range(2)]
+    asked = asyncio.Event()
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()  # until the other side hangs up
+        writer.close()
+
+    server = await asyncio.start_server(never, "127.0.0.1", 0)
+    async with server, poller(store, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as one:
+        await put(store, tasks[0])
+        asking = asyncio.create_task(one.run())
+        await asked.wait()
+        await put(store, tasks[1])
+        async with one_batch(store):
+            one.wake()
+            await until(lambda: store.writer.waiting)  # its claim
+            stopping = asyncio.create_task(one.stop())
+        await stopping
+        await asking
+    for task in tasks:
+        left = await task_of(store, task.id)
+        assert (left.state, left.poll_leased_until, left.poll_count) == ("queued", None, 0)
+        assert left.poll_due_at is not None
+        assert left.poll_due_at <= clock()

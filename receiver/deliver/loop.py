@@ -369,15 +369,21 @@ class Deliverer:
         self._wake.set()
         if self._trying:
             await asyncio.wait(set(self._trying), timeout=seconds)
-        # Only now: commits that were under way when the stop began may have handed over more.
-        back = self._back + [delivery for lane in self._lanes.values() for delivery in lane.drain()]
-        back += [delivery for leased in self._trying.values() for delivery in leased]
+        back = [delivery for leased in self._trying.values() for delivery in leased]
         unfinished = set(self._trying)
         for trying in unfinished:
             trying.cancel()
         if unfinished:
             await asyncio.wait(unfinished)
         try:
-            await self.store.run(HandBack(back, self.clock()))
+            # At least once, and until there is no more: commits before this one may have handed over others meanwhile.
+            await self.store.run(HandBack(back + self._untried(), self.clock()))
+            while back := self._untried():
+                await self.store.run(HandBack(back, self.clock()))
         except StoreUnavailable as error:  # the leases run out by themselves
             self.after.log.error("deliver.store_unavailable", error=str(error))
+
+    def _untried(self) -> list[Delivery]:
+        """What is leased and only waits in memory, taken out of it."""
+        back, self._back = self._back, []
+        return back + [delivery for lane in self._lanes.values() for delivery in lane.drain()]
