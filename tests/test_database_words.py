@@ -182,6 +182,16 @@ def test_a_user_without_rights_is_told_what_its_owner_can_do(limited: str, url: 
     assert "made new" in said(limited, tmp_path, "db", "upgrade", code=0)
 
 
+def test_a_user_who_may_only_read_and_write_rows_will_do(limited: str, url: str, tmp_path: Path) -> None:
+    """Where another user has migrated: `upgrade`, which is what `serve` does, asks for no more rights than it needs."""
+    migrations.upgrade(url)
+    assert "this user has no right to do that" in said(limited, tmp_path, "db", "upgrade", code=3)
+    run(url, "GRANT USAGE ON SCHEMA receiver TO limited")
+    run(url, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA receiver TO limited")
+    assert "is up to date already" in said(limited, tmp_path, "db", "upgrade", code=0)
+    assert found(limited, tmp_path)["database"]["state"] == "ok"
+
+
 def test_a_standby_is_told(url: str, tmp_path: Path) -> None:
     """It can be read, so `check` is content; who would write is told, and where to write to."""
     migrations.upgrade(url)

@@ -115,6 +115,6 @@ def test_an_upgrade_waits_for_another(tmp_path: Path) -> None:
     begins = [n for n, sql in enumerate(statements) if sql.startswith("BEGIN")]
     creates = [n for n, sql in enumerate(statements) if "CREATE TABLE" in sql]
     commits = [n for n, sql in enumerate(statements) if sql.startswith("COMMIT")]
-    assert statements[begins[0]] == "BEGIN IMMEDIATE"
-    assert begins[0] < creates[0] <= creates[-1] < commits[0]
-    assert len(begins) == len(commits) == 1
+    assert statements[begins[-1]] == "BEGIN IMMEDIATE"
+    assert begins[-1] < creates[0] <= creates[-1] < commits[0]
+    assert len(commits) == 1

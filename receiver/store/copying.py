@@ -20,7 +20,6 @@ from sqlalchemy.sql.functions import count
 
 from receiver.errors import Conflict, NotFound, StoreUnavailable, StoreUnsure
 from receiver.store import migrations
-from receiver.store.dialect.words import told
 from receiver.store.schema import metadata, writers
 from receiver.store.unit import EVENT_SEQ
 
@@ -108,7 +107,7 @@ def _failed(error: Exception, source: SQLite, target: Postgres) -> Exception:
     if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
         return Conflict(f"a row of {source.path} does not fit into {target.url}: {' '.join(str(error).split())}")
     if isinstance(error, psycopg.Error):
-        return told(error, target.url, "cannot copy into")
+        return target.told(error, "cannot copy into")
     return StoreUnavailable(f"cannot copy {source.path} into {target.url}: {error}")
 
 

@@ -171,7 +171,7 @@ class Postgres:
                 except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject):  # another made it just now
                     continue
         except psycopg.Error as error:
-            raise told(error, self.url, "cannot prepare") from error
+            raise self.told(error, "cannot prepare") from error
         finally:
             connection.close()
 
@@ -183,6 +183,10 @@ class Postgres:
         if there is None:
             yield f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
         yield from _FIRST
+
+    def told(self, error: Exception, what: str) -> StoreUnavailable:
+        """What the driver said, in words: `what` could not be done."""
+        return told(error, self.url, what)
 
     def set_aside(self, _name: str) -> None:
         """No copy: backups of a server are its operator's matter."""
@@ -200,7 +204,7 @@ class Postgres:
             if connection.execute("SHOW transaction_read_only").fetchone() == ("on",):
                 raise psycopg.errors.ReadOnlySqlTransaction("read-only transaction")
         except psycopg.Error as error:
-            raise told(error, self.url, "cannot use") from error
+            raise self.told(error, "cannot use") from error
         finally:
             connection.close()
         version = found.pop("server_version")[0]
@@ -232,7 +236,7 @@ class Postgres:
                 self._url, autocommit=True, connect_timeout=CONNECT_FOR, application_name="receiver", **_KEEPALIVE
             )
         except psycopg.Error as error:
-            raise told(error, self.url, "cannot open") from error
+            raise self.told(error, "cannot open") from error
         try:
             self._check_version(connection.info)
             connection.adapters.register_dumper(str, _Text)
@@ -240,7 +244,7 @@ class Postgres:
             connection.autocommit = autocommit
         except psycopg.Error as error:
             connection.close()
-            raise told(error, self.url, "cannot use") from error
+            raise self.told(error, "cannot use") from error
         except StoreUnavailable:
             connection.close()
             raise

@@ -45,7 +45,7 @@ _KNOWN: Final = (
         "Make it (`createdb`), or change database.url.",
     ),
     _row(
-        "42501",
+        "42501 3F000",  # a schema that may not be used is none
         "permission denied",
         "this user has no right to do that",
         "Its owner can let it: CREATE SCHEMA receiver AUTHORIZATION <the user of database.url>",
@@ -78,18 +78,18 @@ _KNOWN: Final = (
 )
 
 
-def told(error: psycopg.Error, url: str, what: str) -> StoreUnavailable:
+def told(error: Exception, url: str, what: str) -> StoreUnavailable:
     """The error to raise: `what` could not be done with the database at `url` (which must hold no secret).
 
     Its note, where there is one, is how to mend it.
     """
-    raw = " ".join(str(error).split())
-    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
+    raw, state = " ".join(str(error).split()), getattr(error, "sqlstate", None)
+    if isinstance(error, psycopg.ProgrammingError) and state is None:
         found = StoreUnavailable(f"{what} the database: libpq cannot read its URL")
         found.add_note("Is there a parameter after the ? that libpq does not know, or a % that begins no code?")
         return found
     for known in _KNOWN:
-        if error.sqlstate in known.states or (error.sqlstate is None and re.search(known.pattern, raw)):
+        if state in known.states or (state is None and re.search(known.pattern, raw)):
             found = StoreUnavailable(f"{what} the database {url}: {known.meaning} ({raw})")
             found.add_note(known.mend)
             return found

@@ -81,12 +81,15 @@ def upgrade(url: str) -> Upgrade:
         StoreUnavailable: it cannot be opened, copied or written, or it was made by a newer release that lets no older
             one in; nothing was changed.
     """
+    found = look(url)
+    if found.fits:  # nobody waits for a lock then, and a user who may only read and write rows will do
+        return Upgrade(found.at, found)
     dialect = open_dialect(url)
     dialect.prepare()
     engine = dialect.engine(writes=True)
     try:
         with engine.begin() as connection:
-            dialect.hold(connection)  # before the first look: two at once would both create
+            dialect.hold(connection)  # before the look that counts: two at once would both create
             return bring(connection, dialect)
     except (SQLAlchemyError, dialect.error) as error:
         raise _failed(error, dialect, "cannot migrate") from error
@@ -176,5 +179,7 @@ def _mark(connection: Connection, config: Config) -> None:
 
 
 def _failed(error: Exception, dialect: Dialect, what: str) -> StoreUnavailable:
-    words = " ".join(str(getattr(error, "orig", None) or error).split())  # without the statement, and Core's advice
-    return StoreUnavailable(f"{what} the database {dialect.url}: {words}")
+    origin = getattr(error, "orig", None) or error  # without the statement, and Core's advice
+    if dialect.is_shared and isinstance(origin, dialect.error):
+        return dialect.told(origin, what)
+    return StoreUnavailable(f"{what} the database {dialect.url}: {' '.join(str(origin).split())}")
