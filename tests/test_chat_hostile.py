@@ -143,11 +143,12 @@ def test_limits_of_the_operator_hold_too(kind: str, begin: int, clusters: list[s
     platform = played(kind)
     limits = KINDS[kind].options.LIMITS  # type: ignore[attr-defined]
     name = most.draw(st.sampled_from(sorted(limits)))
-    value = most.draw(st.integers(1, limits[name]))
-    prompt = "x" * begin + "".join(clusters) * 2000
+    value = most.draw(st.integers(1, min(limits[name], 700)))
+    prompt = "x" * begin + "".join(clusters) * 700
     shown = told(platform, [event(prompt=prompt)], limits={name: value}, text="{{ prompt }}")
     harmless(shown)
-    seen = {one for one in regex.findall(r"\X", shown.text) if not one.isascii() and set(one) <= set(prompt)}
+    typed = set(prompt)
+    seen = {one for one in regex.findall(r"\X", shown.text) if not one.isascii() and set(one) <= typed}
     assert seen <= set(regex.findall(r"\X", prompt)), ascii(seen)
 
 
