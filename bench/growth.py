@@ -29,7 +29,7 @@ from msgspec.structs import replace
 from bench import harness, history, postgres
 from bench.report import Measured, at_most
 from receiver import envelope, ids
-from receiver.deliver.ops import Attempted, Claim
+from receiver.deliver import Attempted, Claim
 from receiver.health import Terms
 from receiver.ingest import Callback, Rulebook
 from receiver.poll import Claim as PollClaim
