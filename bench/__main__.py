@@ -12,6 +12,8 @@ from pathlib import Path
 import uvloop
 
 from bench import harness, plots, report
+from bench.growth import measure_growth
+from bench.instances import measure_instances
 from bench.isolation import measure_isolation
 from bench.latency import measure_latency
 from bench.rates import measure_accept, measure_end_to_end
@@ -27,9 +29,11 @@ PARTS = {
     "outstanding": measure_outstanding,
     "isolation": measure_isolation,
     "start": measure_start,
+    "growth": measure_growth,
     "fan-out": measure_fan_out,
+    "instances": measure_instances,
 }
-"""The goal table from the top; the last has no goal, and only its plots."""
+"""The goal table from the top; the last two have no goal, and only figures to know."""
 
 
 def main() -> None:
@@ -39,20 +43,22 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="of all sizes; 0.01 shows in a minute that it works")
     parser.add_argument("--json", type=Path, help="write all values here")
-    parser.add_argument("--write", action="store_true", help="put table and plots into docs/")
+    parser.add_argument(
+        "--write", action="store_true", help="put tables and plots into docs/; the goal table if all of it was measured"
+    )
     given = parser.parse_args()
     unknown = [part for part in given.parts if part not in PARTS]
     if unknown:
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     measured = uvloop.run(measure(given.parts or list(PARTS), given.repetitions, given.scale, given.json))
     if given.write:
-        report.rewrite(measured[0], measured[1])
-        for plot in measured[0].plots:
+        report.rewrite(measured.blocks)
+        for plot in measured.plots:
             print(plots.draw(plot, report.DOCS / "plots"))
 
 
-async def measure(parts: list[str], repetitions: int, scale: float, path: Path | None) -> tuple[report.Measured, str]:
-    """All of it, and the line that says where."""
+async def measure(parts: list[str], repetitions: int, scale: float, path: Path | None) -> report.Measured:
+    """All of it."""
     harness.on_load_core()
     began, before = datetime.now(UTC), os.getloadavg()[0]  # noqa: TID251 -- a measurement has no other clock
     found = report.Measured()
@@ -62,14 +68,18 @@ async def measure(parts: list[str], repetitions: int, scale: float, path: Path |
             started = time.perf_counter()
             print(f"{part}:", flush=True)
             some = await PARTS[part](run)
-            found.rows += some.rows
-            found.plots += some.plots
+            found.add(some)
             print(f"  {time.perf_counter() - started:.0f} s", flush=True)
     line = report.where(repetitions, began, (before, os.getloadavg()[0]))
-    print(f"\n{line}\n\n{report.table(found.rows)}")
+    found.blocks = {name: f"{line}\n\n{block}" for name, block in found.blocks.items()}
+    if found.rows:
+        goals = f"{line}\n\n{report.table(found.rows)}"
+        print(f"\n{goals}")
+        if set(PARTS) - set(parts) <= {"fan-out", "instances"}:  # else it would lose rows
+            found.blocks["goals"] = goals
     if path is not None:
         report.keep(path, found, line)
-    return found, line
+    return found
 
 
 if __name__ == "__main__":

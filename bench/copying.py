@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 NAME = "receiver_bench_copying"
 STEP = 500
 DATA = json.dumps({"task_id": "up", "status": "succeeded", "output": [{"url": "https://cdn.example.com/" + "x" * 120}]})
+
+
+def some(unit: Unit, numbers: range) -> None:
+    for nth in numbers:
+        one(unit, nth)
 
 
 def one(unit: Unit, nth: int) -> None:
@@ -70,7 +76,7 @@ async def build(url: str, tasks: int) -> None:
     store = Store.open(url)
     for first in range(0, tasks, STEP):
         numbers = range(first, min(first + STEP, tasks))
-        await store.run(Do(lambda unit, numbers=numbers: [one(unit, nth) for nth in numbers]))
+        await store.run(Do(partial(some, numbers=numbers)))
     await store.close()
 
 

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec.structs import replace
 
 from bench import harness, history, postgres
-from bench.report import Measured, at_most
+from bench.report import Measured, at_most, number
 from receiver import envelope, ids
-from receiver.deliver.ops import Attempted, Claim
+from receiver.deliver import Attempted, Claim
 from receiver.health import Terms
 from receiver.ingest import Callback, Rulebook
 from receiver.poll import Claim as PollClaim
@@ -242,20 +242,22 @@ def compare(empty: str, full: str, repetitions: int) -> dict[str, tuple[list[flo
     return found
 
 
-def rows(engine: str, found: dict[str, tuple[list[float], list[float]]], count: int) -> Measured:
+def told(engine: str, found: dict[str, tuple[list[float], list[float]]], count: int) -> Measured:
     """The table, printed; and for the goal table the worst of it."""
-    print(f"| {engine}, us | with none | with {count:,} finished | ratio (spread) |\n|---|---|---|---|")
+    lines = [f"| {engine}, us | with none | with {count:,} finished | ratio (spread) |", "|---|---|---|---|"]
     ratios = {}
     for what, (none, full) in found.items():
         each = ratios[what] = [b / a for a, b in zip(none, full, strict=True)]
         spread = f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
-        print(f"| {what} | {statistics.median(none):.0f} | {statistics.median(full):.0f} | {spread} |", flush=True)
+        lines.append(f"| {what} | {number(statistics.median(none))} | {number(statistics.median(full))} | {spread} |")
+    print("\n".join(lines), flush=True)
     hot = {what: each for what, each in ratios.items() if what not in {"COMMIT", "stored besides"}}
     worst = max(hot, key=lambda what: statistics.median(hot[what]))
     middle = statistics.median([statistics.median(each) for each in hot.values()])
     also = f"the worst of {len(hot)}: {worst}; their median {middle:.2f}x"
     words = f"{engine}: hot statements with {count:,} finished tasks of none"
-    return Measured([at_most(words, hot[worst], LIMIT, "x", also)])
+    block = {f"growth, {engine}": "\n".join(lines)}
+    return Measured([at_most(words, hot[worst], LIMIT, "x", also)], blocks=block)
 
 
 async def measure_growth(run: Run) -> Measured:
@@ -263,7 +265,7 @@ async def measure_growth(run: Run) -> Measured:
     empty, full = f"sqlite:///{run.folder}/empty.db", await run.with_history(MANY)
     assert full is not None
     history.prepare(empty)
-    found = rows("SQLite", await asyncio.to_thread(compare, empty, full, run.repetitions), run.size(MANY))
+    found = told("SQLite", await asyncio.to_thread(compare, empty, full, run.repetitions), run.size(MANY))
     if not postgres.is_there():
         print("  no PostgreSQL here: apt-get install postgresql")
         return found
@@ -273,7 +275,7 @@ async def measure_growth(run: Run) -> Measured:
         seconds = history.build(full, run.size(MANY), await run.one())
         print(f"  built {run.size(MANY)} finished tasks in PostgreSQL in {seconds:.0f} s", flush=True)
         compared = await asyncio.to_thread(compare, empty, full, run.repetitions)
-        found.rows += rows("PostgreSQL", compared, run.size(MANY)).rows
+        found.add(told("PostgreSQL", compared, run.size(MANY)))
     return found
 
 
@@ -297,7 +299,7 @@ def main() -> None:
             empty, full = f"sqlite:///{folder}/none.db", f"sqlite:///{folder}/many.db"
         history.prepare(empty)
         print(f"built {given.tasks:,} finished tasks in {history.build(full, given.tasks, one):.0f} s", flush=True)
-        rows(given.engine, compare(empty, full, given.repetitions), given.tasks)
+        told({"sqlite": "SQLite"}.get(given.engine, "PostgreSQL"), compare(empty, full, given.repetitions), given.tasks)
 
 
 if __name__ == "__main__":

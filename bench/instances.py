@@ -1,4 +1,4 @@
-"""What one machine carries, and what 1, 2 and 4 `receiver serve` on one PostgreSQL carry: `python -m bench.instances`.
+"""What one machine carries, and what 1, 2 and 4 `receiver serve` on one PostgreSQL carry.
 
 All share this machine's cores with the load, the sink and the database server (Debian's, as it comes, fsync on), so the
 rates say little about machines of their own. What does is the CPU of each callback: that of the instances, which goes
@@ -7,27 +7,27 @@ with them, and that of the server, which is the one that all share.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import uvloop
 
 from bench import harness, postgres
 from bench.load import Sink, Tally, closed_loop, listening
 from bench.rates import LATER, WIDE
+from bench.report import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bench.postgres import Server
+    from bench.run import Run
 
 CONNECTIONS = 64
 COUNTS = (1, 2, 4)
+TASKS = 8000
 
 
 @dataclass(frozen=True)
@@ -116,36 +116,24 @@ def line(what: str, found: list[Carried]) -> str:
     )
 
 
-async def measure(tasks: int, repetitions: int) -> None:
+async def measure_instances(run: Run) -> Measured:
     """All of it, by turns."""
     shared = [(f"{count}, PostgreSQL", count, True) for count in COUNTS]
-    cases = [("one, SQLite", 1, False), *shared]
+    cases = [("one, SQLite", 1, False), *(shared if postgres.is_there() else [])]
     found: dict[tuple[str, bool], list[Carried]] = {}
-    with postgres.server() as server:
-        for _ in range(repetitions):
+    with ExitStack() as stack:
+        server = stack.enter_context(postgres.server()) if postgres.is_there() else None
+        for _ in range(run.repetitions):
             for what, count, is_shared in cases:
                 for deliver in (False, True):
-                    one = await carry(count, tasks, server if is_shared else None, deliver=deliver)
+                    one = await carry(count, run.size(TASKS), server if is_shared else None, deliver=deliver)
                     found.setdefault((what, deliver), []).append(one)
-                    print(line(f"{what}, {'delivered' if deliver else 'accepted'}", [one]), flush=True)
-        version = server.version()
-    where = f"PostgreSQL {version}, an fsync {harness.fsync_ms():.2f} ms; {repetitions} repetitions."
-    print(f"\n{harness.machine()}, {where}")
-    for deliver, title in ((False, "accepted"), (True, "delivered")):
-        print(f"\n| {title} | callbacks/s | CPU of instances, us | CPU of server, us | p99, ms | twice |")
-        print("|---|---|---|---|---|---|")
-        for what, _, _ in cases:
-            print(line(what, found[what, deliver]))
-
-
-def main() -> None:
-    """Measure, and print two tables for docs/scale.md."""
-    parser = argparse.ArgumentParser(prog="python -m bench.instances")
-    parser.add_argument("--tasks", type=int, default=8000)
-    parser.add_argument("--repetitions", type=int, default=3)
-    given = parser.parse_args()
-    uvloop.run(measure(given.tasks, given.repetitions))
-
-
-if __name__ == "__main__":
-    main()
+                    print(f"  {line(what, [one])} {'delivered' if deliver else 'accepted'}", flush=True)
+        lines = [f"PostgreSQL {server.version()}, {CONNECTIONS} connections in all." if server else "No PostgreSQL."]
+    for deliver, title in ((False, "accepted"), (True, "delivered to 1 destination")):
+        lines += [
+            f"\n| {title} | callbacks/s | CPU of instances, us | CPU of server, us | p99 of the 200, ms | twice |"
+        ]
+        lines += ["|---|---|---|---|---|---|", *(line(what, found[what, deliver]) for what, _, _ in cases)]
+    print("\n".join(lines))
+    return Measured(blocks={"instances": "\n".join(lines)})

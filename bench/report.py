@@ -12,8 +12,7 @@ from pathlib import Path
 from bench import harness
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE = DOCS / "performance.md"
-BEGIN, END = "<!-- the goal table: written by python -m bench --write -->", "<!-- end of the goal table -->"
+PAGES = (DOCS / "performance.md", DOCS / "scale.md")
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,21 @@ class Plot:
 
 @dataclass
 class Measured:
-    """What a part of the bench found."""
+    """What a part of the bench found.
+
+    Attributes:
+        blocks: what stands between the marks of that name in the documents, as Markdown.
+    """
 
     rows: list[Row] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
+    blocks: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: Measured) -> None:
+        """What another part found."""
+        self.rows += other.rows
+        self.plots += other.plots
+        self.blocks |= other.blocks
 
 
 def number(value: float) -> str:
@@ -124,14 +134,18 @@ def keep(path: Path, measured: Measured, line: str) -> None:
             asdict(row) | {"goal": row.goal, "met": row.met == "yes" if row.met else None} for row in measured.rows
         ],
         "plots": [asdict(plot) for plot in measured.plots],
+        "tables": measured.blocks,
     }
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def rewrite(measured: Measured, line: str) -> None:
-    """Put the table between its marks."""
-    page = PAGE.read_text()
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    assert after, f"{PAGE} has lost its marks"
-    PAGE.write_text(f"{before}{BEGIN}\n{line}\n\n{table(measured.rows)}\n{END}{after}")
+def rewrite(blocks: dict[str, str]) -> None:
+    """Put each between its marks; what was not measured stays as it is."""
+    for page in PAGES:
+        text = page.read_text()
+        for name, block in blocks.items():
+            begin, end = f"<!-- bench: {name} -->\n", f"\n<!-- bench: end of {name} -->"
+            before, found, rest = text.partition(begin)
+            if found:
+                text = f"{before}{begin}{block}{end}{rest.partition(end)[2]}"
+        page.write_text(text)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from receiver.records import Delivery, Task
     from receiver.store import Store, Unit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
 FINISHED = 100_000
 
