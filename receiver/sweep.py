@@ -116,12 +116,12 @@ class Evict(Reads):
         missing = {row[0] for row in unit.select(questions.homeless_names, names=self.store.dialect.values(self.names))}
         for state in unit.every_health():
             if state.missing_since_at is not None and state.name not in missing:
-                unit.put_health(replace(state, missing_since_at=None))
+                unit.put_health(replace(unit.own_health(state.name), missing_since_at=None))
         gone: list[Delivery] = []
         for name in sorted(missing):
             state = unit.health(name)
             if state.missing_since_at is None:
-                unit.put_health(replace(state, missing_since_at=self.now))
+                unit.put_health(replace(unit.own_health(name), missing_since_at=self.now))
             elif state.missing_since_at <= self.now - HOMELESS_FOR:
                 gone += unit.deliveries_where(questions.homeless, destination=name, limit=STEP - len(gone))
         for delivery in gone:
