@@ -21,10 +21,12 @@ from tests.platforms import served
 from tests.platforms.apprise import AppriseTarget
 from tests.platforms.email import MailServer, mail_server
 from tests.platforms.every import EVERY
+from tests.platforms.slack import Slack
 from tests.world import World, world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tests.platforms import Platform
 
@@ -188,3 +190,26 @@ async def test_no_secret_is_in_any_answer(here: Place) -> None:
     requests = json.dumps([[one["request"], one["error"], one["reason"]] for one in attempts])
     assert "secret" not in requests
     assert "secret" not in (await here.world.api.get("/destinations")).text
+
+
+async def test_past_its_threshold_what_is_due_is_one_message(tmp_path: Path) -> None:
+    """`coalesce`: six renders while the chat was paused, one message an hour; nothing is dropped."""
+    async with served(Slack()) as slack:
+
+        def change(given: dict[str, Any]) -> None:
+            given["destinations"] = [slack.destination("slack", coalesce="1/h")]
+
+        async with world(tmp_path, change=change) as here:
+            await here.api.post("/destinations/slack/pause")
+            tasks = [await here.created() for _ in range(6)]
+            for task_id in tasks:
+                await here.ended(task_id)
+            await here.api.post("/destinations/slack/resume")
+
+            async def all_told() -> bool:
+                return all([await here.all_delivered(task_id) for task_id in tasks])
+
+            await here.eventually(all_told)
+    [shown] = await slack.seen()
+    assert "6 events" in shown.text
+    assert "✅ Video ready" in shown.text
