@@ -16,6 +16,7 @@ nowhere does not match.
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -147,10 +148,9 @@ class _Data:
     def parsed(self) -> Any:
         if self._text is not None:
             text, self._text = self._text, None
-            with suppress(
-                msgspec.DecodeError, RecursionError
-            ):  # nested too deep to be read again: nothing is found in it
-                self._parsed = msgspec.json.decode(text)
+            # Not by msgspec, which refuses the half of a surrogate pair that a text cut by others ends in.
+            with suppress(ValueError, RecursionError):  # nested too deep to be read again: nothing is found in it
+                self._parsed = json.loads(text)
         return self._parsed
 
 

@@ -24,6 +24,7 @@ from tests.platforms import served
 from tests.platforms.apprise import AppriseTarget
 from tests.platforms.email import MailServer, mail_server
 from tests.platforms.every import EVERY
+from tests.platforms.slack import Slack
 from tests.world import World, world
 
 if TYPE_CHECKING:
@@ -255,3 +256,26 @@ async def test_a_mail_that_is_put_off_is_mailed_later(here: Place) -> None:
     mail.script = {"RCPT": ["450 4.2.0 greylisted"]}
     await here.world.created()
     await mail.until(lambda: len(mail.mails) > before)
+
+
+async def test_past_its_threshold_what_is_due_is_one_message(tmp_path: Path) -> None:
+    """`coalesce`: six renders while the chat was paused, one message an hour; nothing is dropped."""
+    async with served(Slack()) as slack:
+
+        def change(given: dict[str, Any]) -> None:
+            given["destinations"] = [slack.destination("slack", coalesce="1/h")]
+
+        async with world(tmp_path, change=change) as here:
+            await here.api.post("/destinations/slack/pause")
+            tasks = [await here.created() for _ in range(6)]
+            for task_id in tasks:
+                await here.ended(task_id)
+            await here.api.post("/destinations/slack/resume")
+
+            async def all_told() -> bool:
+                return all([await here.all_delivered(task_id) for task_id in tasks])
+
+            await here.eventually(all_told)
+    [shown] = await slack.seen()
+    assert "6 events" in shown.text
+    assert "✅ Video ready" in shown.text

@@ -167,6 +167,12 @@ def test_data_nested_beyond_reading_matches_nobody() -> None:
     assert verdict(Rule("d", match=(("state", ("x",)),)), of=deep) == "match: the event has no state"
 
 
+def test_a_text_that_was_cut_in_a_character_hides_nothing_else() -> None:
+    """Half a surrogate pair in the upstream's words is no reason to miss what a rule looks for beside it."""
+    cut = event(data='{"state":"succeeded","msg":"cut \\ud83d"}')
+    assert verdict(Rule("d", match=(("state", ("succeeded",)),)), of=cut) is None
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),

@@ -112,7 +112,7 @@ def card(event: Event, *, home: str | None) -> Card:
 
 
 def summary_card(events: Sequence[Event], *, home: str | None) -> Card:
-    """One card for many events, which are in the order they happened: how many of each state, the newest by name.
+    """One card for many events: how many of each state, and the newest by name.
 
     Raises:
         ValueError: there are none.
@@ -123,7 +123,8 @@ def summary_card(events: Sequence[Event], *, home: str | None) -> Card:
     shown = [_HEADLINES.get(kind, _UNKNOWN) for kind in counted]
     worst: Tone = next((tone for tone in ("bad", "warning", "good") if any(one[1] == tone for one in shown)), "plain")
     counts = [{"icon": one[0], "headline": one[2], "count": n} for one, n in zip(shown, counted.values(), strict=True)]
-    newest = [_line(card(event, home=home)) for event in reversed(events[-NEWEST:])]
+    in_order = sorted(events, key=lambda event: event.created_at)
+    newest = [_line(card(event, home=home)) for event in reversed(in_order[-NEWEST:])]
     page = link(f"{home}/") if home else None
     headline = f"{len(events)} events"
     values = {
