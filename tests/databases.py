@@ -70,9 +70,7 @@ def empty(folder: Path) -> str:
 
 
 def twin(url: str, folder: Path) -> str:
-    """The URL of a new copy of a database that nobody works on."""
-    if url.startswith("postgresql"):
-        return _on_server("CREATE DATABASE {name} TEMPLATE {model} STRATEGY wal_log", model=_name(url))
+    """The URL of a new copy of a file that nobody works on."""
     now.count += 1
     copy = folder / f"twin_{now.count}.db"
     shutil.copy(_path(url), copy)
@@ -100,8 +98,8 @@ def change(url: str, statement: str, *values: Any) -> None:
 
 
 def is_sound(url: str) -> bool:
-    """No page of it is damaged: what SQLite can say of its file."""
-    return url.startswith("postgresql") or ask(url, "PRAGMA integrity_check") == [("ok",)]
+    """No page of the file is damaged."""
+    return ask(url, "PRAGMA integrity_check") == [("ok",)]
 
 
 class Outage:

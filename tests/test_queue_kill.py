@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-pytestmark = [pytest.mark.anyio, pytest.mark.engines]
+pytestmark = pytest.mark.anyio
 
 SEED = int(os.environ.get("KILL_SEED", "20261121"))
 MANY = 5_000

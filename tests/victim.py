@@ -57,7 +57,9 @@ class Victim:
         if self._nest is None:
             with self.config.with_suffix(".log").open("ab") as log:
                 command = [sys.executable, "-c", NEST, "serve", "--config", str(self.config)]
-                self._nest = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+                self._nest = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+                )
         assert self._nest.stdin is not None
         assert self._nest.stdout is not None
         self._nest.stdin.write(b"\n")
@@ -114,10 +116,13 @@ class Victim:
             self._wait()
 
     def end(self) -> None:
-        """Leave nothing behind."""
-        self.quell()
+        """Leave nothing behind, in whatever state a test ended."""
         if self._nest is not None:
+            os.killpg(self._nest.pid, signal.SIGKILL)  # and what it hatched
             self._nest.communicate()
+        if self._cold is not None and self._cold.poll() is None:
+            self._cold.kill()
+            self._cold.wait()
 
     def last_words(self) -> str:
         """The end of its log."""
