@@ -30,13 +30,6 @@ MOMENTS = pytest.mark.parametrize("moment", ["before", "after"])
 WAYS = pytest.mark.parametrize("way", ["api", "background", "drop-in"])
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[pg_server.Server]:
-    """A server for this module."""
-    with pg_server.server() as made:
-        yield made
-
-
 @dataclass
 class Stage:
     """A world, what stands between it and its database, and the database itself."""
@@ -93,7 +86,7 @@ async def _stage(folder: Path, server: pg_server.Server, database: str) -> Async
         def change(given: dict[str, Any]) -> None:
             given["database"]["url"] = between.url
             given["polling"]["deadline"] = "3s"
-            given["upstream"]["timeout"] = "1s"
+            given["upstream"] |= {"timeout": "1s", "submit_retry": ["1s"]}
 
         async with world.world(folder, change=change) as made:
             yield Stage(made, between, server, database)
@@ -167,6 +160,43 @@ async def test_a_callback_nobody_can_tell_of_is_to_come_again(stage: Stage, mome
     assert stage.rows("select type from events where task_id = %s", task_id) == [("task.failed",)]
     # What was born leased to one who never heard of it waits for the lease's end.
     assert stage.rows("select count(*) from deliveries where task_id = %s", task_id) == [(1,)]
+
+
+@MOMENTS
+async def test_what_the_queue_claimed_is_sent_all_the_same(stage: Stage, moment: Literal["before", "after"]) -> None:
+    """The queue never hears whether its claim stands: nothing was sent, so the task is sent later, and once."""
+    prompt = world.script(submit="429", submit_times=1) + f" queued {moment}"
+    [task_id] = [(await stage.submit("api", prompt)).json()["id"]]
+    stage.proxy.arm(moment, task_id, away=True)  # the next that bears the id is the claim, a second later
+
+    async def hit() -> bool:
+        return stage.proxy.words is None
+
+    await stage.world.eventually(hit)
+    await asyncio.sleep(3)
+    stage.proxy.come_back()
+    task = await stage.world.ended(task_id)
+    assert (task["state"], stage.paid(prompt)) == ("succeeded", 1)
+
+
+async def test_a_silent_database_is_gone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections stand and nobody answers: who waits is told 503 when the time is over, and all goes on afterwards."""
+    task_id = await stage.world.created(render=60, callback="missing")
+    task = await stage.world.task(task_id)
+    assert stage.world.service is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.world.service.store.dialect, "_patience", 1.0)  # 35 s
+        stage.proxy.go_away(mute=True)
+        body = {"task_id": task["upstream_id"], "status": "FAILED", "failure": "no"}
+        answer = await stage.world.call_back(task_id, body)
+        stage.proxy.come_back()
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+
+    async def taken() -> bool:
+        return (await stage.world.call_back(task_id, body)).status_code == 200
+
+    await stage.world.eventually(taken)
+    await stage.world.whole(task_id, "task.failed")
 
 
 @MOMENTS
