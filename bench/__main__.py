@@ -50,6 +50,8 @@ def main() -> None:
     unknown = [part for part in given.parts if part not in PARTS]
     if unknown:
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if given.write and given.scale != 1:
+        parser.error("--write is for the sizes that the documents tell of: --scale 1")
     measured = uvloop.run(measure(given.parts or list(PARTS), given.repetitions, given.scale, given.json))
     if given.write:
         report.rewrite(measured.blocks)

@@ -19,10 +19,11 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -54,6 +55,9 @@ LEASE = timedelta(minutes=5)
 HEADERS: Final = '{"url":"http://127.0.0.1:9/hook","headers":{"content-type":"application/json"}}'
 Costs = dict[str, list[float]]
 """Microseconds of each thing, one for every time that it was done."""
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""What is done step by step, so that two databases can take turns: whatever else the machine does is then in both."""
 
 
 @dataclass
@@ -104,14 +108,14 @@ class Bench:
         self.connection.close()
         self.store._engine.dispose()  # noqa: SLF001 -- as `Store.close` does
 
-    def all(self) -> None:
-        """The line of data from its beginning to its end."""
-        tasks = self.submissions()
-        self.callbacks(tasks)
-        self.deliveries()
-        self.claims()
-        self.questions(tasks[0].id)
-        self.sweeps()
+    def all(self) -> Steps[None]:
+        """The line of data from its beginning to its end; a step for everything that is timed."""
+        tasks = yield from self.submissions()
+        yield from self.callbacks(tasks)
+        yield from self.deliveries()
+        yield from self.claims()
+        yield from self.questions(tasks[0].id)
+        yield from self.sweeps()
 
     def task(self, number: int, **over: Any) -> Task:
         """A task as a submission leaves it."""
@@ -128,14 +132,15 @@ class Bench:
         )
         return replace(task, **over)
 
-    def submissions(self) -> list[Task]:
+    def submissions(self) -> Steps[list[Task]]:
         """Stored."""
         tasks = [self.task(number) for number in range(BATCH * BATCHES)]
         for some in _batches(tasks):
             self.commit("submission: stored", [Accept(task, None) for task in some])
+            yield
         return tasks
 
-    def callbacks(self, tasks: Sequence[Task]) -> None:
+    def callbacks(self, tasks: Sequence[Task]) -> Steps[None]:
         """Accepted, with three deliveries each."""
         for some in _batches(tasks):
             ops = []
@@ -144,18 +149,22 @@ class Bench:
                 parsed = envelope.parse(body, "application/json")
                 ops.append(Callback(task.id, body, "application/json", parsed, "", self.now, self.rules))
             self.commit("callback: accepted, 3 deliveries", ops)
+            yield
 
-    def deliveries(self) -> None:
+    def deliveries(self) -> Steps[None]:
         """Claimed, tried, and claimed again when there is nothing left."""
         for name in history.NAMES:
             for _ in range(BATCHES):
                 claim = Claim(self.store, name, BATCH, self.now, self.now + LEASE)
                 leased = self.commit("deliveries: claimed", [claim], BATCH)[0].leased
                 assert len(leased) == BATCH, f"{len(leased)} were due"
+                yield
                 self.commit("delivery: attempt stored", [self.attempted(*one) for one in leased])
+                yield
         for _ in range(BATCHES):
             claim = Claim(self.store, history.NAMES[0], BATCH, self.now, self.now + LEASE)
             assert self.commit("deliveries: nothing to claim", [claim])[0].leased == []
+            yield
 
     def attempted(self, delivery: Any, event: Any) -> Attempted:
         """A success."""
@@ -177,7 +186,7 @@ class Bench:
         decision = Decision("delivered", None, "200")
         return Attempted(delivery, event, attempt, Result("ok", "200"), decision, self.now, Terms(), self.rules)
 
-    def claims(self) -> None:
+    def claims(self) -> Steps[None]:
         """What the poller and the queue of submissions take."""
         due = [self.task(number, poll_due_at=self.now - timedelta(seconds=1)) for number in range(8 * BATCHES)]
         unsent: dict[str, Any] = {"state": "pending", "upstream_id": None, "submitted_at": None, "poll_due_at": None}
@@ -187,9 +196,11 @@ class Bench:
             poll = PollClaim(self.store, 8, self.now, self.now + LEASE, self.rules)
             assert len(self.commit("lookups: claimed", [poll], 8)[0][0]) == 8
             submit = SubmitClaim(self.store, "runway/pro/video2video", 8, self.now, self.now + LEASE)
+            yield
             assert self.commit("submissions: claimed", [submit], 8)[0][0]
+            yield
 
-    def questions(self, task_id: TaskId) -> None:
+    def questions(self, task_id: TaskId) -> Steps[None]:
         """What the API and the dashboard read."""
         store, last = self.store, 0
         with store._engine.connect() as connection:  # noqa: SLF001 -- as `Store.read` does
@@ -202,17 +213,20 @@ class Bench:
                 lambda connection: store.tasks.listed(connection, states=("succeeded",), limit=50),
             )
             self.ask("a task's timeline", lambda connection: _timeline(store, connection, task_id))
+            yield
 
-    def sweeps(self) -> None:
+    def sweeps(self) -> Steps[None]:
         """A round that finds nothing, and retention where there is much."""
         for _ in range(BATCHES):
             old = self.now - timedelta(days=60)
             ops = [Rescue(self.store, self.now), Disown(self.store, self.now, self.rules), Prune(self.store, old)]
             self.commit("sweep: a round that finds nothing", ops, 1)
+            yield
         self.connection.close()  # what was just written would still be in its memory
         self.connection = self.store.dialect.connect()
         for _ in range(4):
             assert self.commit("sweep: a task pruned", [Prune(self.store, self.now + LEASE)], STEP) == [STEP]
+            yield
 
 
 def _timeline(store: Store, connection: Any, task_id: TaskId) -> None:
@@ -228,17 +242,19 @@ def _batches(tasks: Sequence[Task]) -> list[Sequence[Task]]:
 
 
 def compare(empty: str, full: str, repetitions: int) -> dict[str, tuple[list[float], list[float]]]:
-    """The median cost of each thing, for each repetition: at none and with a history."""
+    """The median cost of each thing, for each repetition: at none and with a history, a step of either by turns."""
     found: dict[str, tuple[list[float], list[float]]] = {}
     for _ in range(repetitions):
-        for place, url in enumerate((empty, full)):
+        for url in (empty, full):
             history.reset(url)
-            bench = Bench(url)
-            bench.all()
+        both = Bench(empty), Bench(full)
+        for _ in zip(*(bench.all() for bench in both), strict=True):
+            pass
+        for place, bench in enumerate(both):
             bench.close()
             for what, took in bench.costs.items():
                 found.setdefault(what, ([], []))[place].append(statistics.median(took))
-        history.reset(full)
+    history.reset(full)
     return found
 
 
