@@ -285,7 +285,7 @@ async def measure_growth(run: Run) -> Measured:
     if not postgres.is_there():
         print("  no PostgreSQL here: apt-get install postgresql")
         return found
-    with postgres.server() as server:
+    with postgres.server([harness.SERVER_CORE]) as server:  # the two backends alike
         empty, full = server.database("none"), server.database("many")
         history.prepare(empty)
         seconds = history.build(full, run.size(MANY), await run.one())
@@ -303,12 +303,13 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=MANY)
     parser.add_argument("--repetitions", type=int, default=3)
     given = parser.parse_args()
+    harness.on_load_core()
     one = asyncio.run(history.one())
     with ExitStack() as stack:
         if given.urls:
             empty, full = given.urls
         elif given.engine == "postgres":
-            server = stack.enter_context(postgres.server())
+            server = stack.enter_context(postgres.server([harness.SERVER_CORE]))
             empty, full = server.database("none"), server.database("many")
         else:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))

@@ -27,7 +27,7 @@ from receiver.store import Store, migrations
 from receiver.submit.ops import Accept
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
 SERVER_CORE, LOAD_CORE = 0, max(0, (os.cpu_count() or 1) - 1)
 KEY = "a signing key for measurements, 32+"
@@ -308,10 +308,10 @@ def children_of(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def on_any_core() -> Iterator[None]:
-    """What is started inside may run where it likes."""
+def on_cores(cores: Iterable[int] | None = None) -> Iterator[None]:
+    """What is started inside runs on these, or where it likes."""
     kept = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    os.sched_setaffinity(0, cores or range(os.cpu_count() or 1))
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ import psycopg
 from bench import harness
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _TOOLS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
@@ -68,14 +68,14 @@ def is_there() -> bool:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
-    """One for the time being; on any core, whatever the bench itself is held to."""
+def server(cores: Iterable[int] | None = None) -> Iterator[Server]:
+    """One for the time being; on these cores or on any, whatever the bench itself is held to."""
     made = Server(Path(tempfile.mkdtemp(prefix="bench-pg-")), harness.free_port())
     if os.geteuid() == 0:
         shutil.chown(made.folder, "postgres")
     try:
         made.run("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C")
-        with harness.on_any_core():
+        with harness.on_cores(cores):
             options = f"-p {made.port} -k {made.folder} -c listen_addresses=127.0.0.1"
             made.run("pg_ctl", "-D", "data", "-l", "log", "-w", "-o", options, "start")
         yield made
