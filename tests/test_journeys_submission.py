@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -255,6 +256,25 @@ async def test_a_queued_submission_waits_out_a_refusal_of_our_account(here: Worl
         submit="401", submit_times=1)}}  # fmt: skip
     answer = await here.api.post("/tasks", json=document, headers={"prefer": "respond-async"})
     await here.whole(answer.json()["id"])
+
+
+async def test_a_caller_who_waited_in_the_queue_is_told_what_is_so(tmp_path: Path) -> None:
+    """Sent meanwhile and not answered yet, it is not called `pending`: that would mean that nothing was sent."""
+
+    def change(given: dict[str, Any]) -> None:
+        given["upstream"] |= {"max_concurrency": 1, "timeout": "1s"}
+
+    async with world(tmp_path, change=change) as one:
+        first = asyncio.create_task(one.submit(PRO, script(submit="hang")))
+        await one.eventually(partial(_is_sending, one))
+        second = await one.submit(PRO, script(submit="hang"))
+        assert (second.status_code, second.json()["state"]) in {(202, "submitting"), (202, "ambiguous")}
+        assert (await first).json()["state"] == "ambiguous"
+
+
+async def _is_sending(one: World) -> bool:
+    assert one.service is not None
+    return one.service.submitter.gates.sending == 1
 
 
 # -- by hand, and many ------------------------------------------------------------------------------------------------

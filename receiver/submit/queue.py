@@ -14,14 +14,16 @@ upstream has taken it.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
 from receiver import ids
 from receiver.errors import StoreUnavailable, StoreUnsure, UpstreamRefused
+from receiver.ingest.record import UNDECIDED
 from receiver.records import Task
 from receiver.submit.asked import check, check_callback_url
 from receiver.submit.ops import Accept, Claim
@@ -33,7 +35,6 @@ from receiver.upstream.data_uri import abridge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
 
     from receiver.ids import TaskId
     from receiver.store.rates import Paced
@@ -174,11 +175,27 @@ class Submitter:
         waiter: asyncio.Future[Sent | None] = asyncio.get_running_loop().create_future()
         self._awaited[task.id] = waiter
         self._wake.set()
+        loop, after = asyncio.get_running_loop(), self.sender.after
+        ends = loop.time() + self.sender.terms.timeout
         try:
-            await asyncio.wait({waiter}, timeout=self.sender.terms.timeout)
-            return (waiter.result() if waiter.done() else None) or task
+            while not waiter.done() and not after.stopping and (left := ends - loop.time()) > 0:
+                heard = asyncio.create_task(after.changed(task.id, min(left, IDLE_FOR)))
+                await asyncio.wait({waiter, cast("asyncio.Future[Any]", heard)}, return_when=asyncio.FIRST_COMPLETED)
+                heard.cancel()
+                if not waiter.done() and not self.sender.is_sending(task.id):
+                    task = await self._as_stored(task)  # another instance may have sent it
+                    if task.state not in UNDECIDED:
+                        return task
+            await asyncio.wait({waiter}, timeout=max(0.0, ends - loop.time()))
+            return (waiter.result() if waiter.done() else None) or await self._as_stored(task)
         finally:
             del self._awaited[task.id]
+
+    async def _as_stored(self, task: Task) -> Task:
+        """What its caller is told must be so: it may have been sent since it was accepted."""
+        with suppress(StoreUnavailable):
+            return await self.sender.store.read(lambda c: self.sender.store.tasks.get(c, task.id)) or task
+        return task
 
     # -- the loop --------------------------------------------------------------------------------------------------
 

@@ -184,7 +184,8 @@ class Api:
                     asked=asked,
                     in_background="respond-async" in _preferences(request),
                 )
-                task_id, response = str(task.id), await _accepted(task)
+                task_id = str(task.id)
+                response = _refused(task) if task.state == "rejected" else await _accepted(task)
             except AnsweredBefore as known:
                 return await self._again(known)
             except UpstreamRefused as error:
