@@ -33,7 +33,7 @@ class Proxy:
         mode: `before`: the COMMIT does not reach the server. `after`: it does, and its answer does not come back.
             `late`: what is marked reaches the server when `release` is called, long after the client was cut off.
         words: what the transaction bears that is hit; None for none.
-        is_away: nobody gets through.
+        is_away: nobody gets through; where it `is_mute`, nobody hears so either.
         begins_nothing: whoever begins a transaction is cut off; `is_deaf`: whoever listens for news.
         hits: how often it struck; `refused`: how many it did not let in.
         ended: of `late`: the server's last words, once it was released.
@@ -49,6 +49,7 @@ class Proxy:
     away_after: bool = False
     begins_nothing: bool = False
     is_deaf: bool = False
+    is_mute: bool = False
     hits: int = 0
     refused: int = 0
     ended: Future[bytes] = field(default_factory=Future)
@@ -67,15 +68,24 @@ class Proxy:
 
         self._do(armed)
 
-    def go_away(self) -> None:
-        """Cut every connection, and let nobody in."""
-        self._do(self._go_away)
+    def go_away(self, *, mute: bool = False) -> None:
+        """Let nobody in, and cut every connection; or leave all of them without an answer, as a net that is gone."""
+
+        def gone() -> None:
+            self.is_mute = mute
+            if mute:
+                self.is_away = True
+            else:
+                self._go_away()
+
+        self._do(gone)
 
     def come_back(self) -> None:
         """Let everybody in."""
 
         def back() -> None:
             self.is_away, self.begins_nothing, self.words = False, False, None
+            self.is_mute = False
 
         self._do(back)
 
@@ -142,6 +152,8 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_away:
             self.refused += 1
+            if self.is_mute:
+                await reader.read()
             writer.transport.abort()
             return
         theirs, ours = await asyncio.open_connection(self.host, self.port)
@@ -213,6 +225,9 @@ class _Link:
                     await self._strike(message)
                     return
                 self._is_marked = False
+            if self.proxy.is_mute:
+                await self.reader.read()
+                return
             self.ours.write(message)
             await self.ours.drain()
 

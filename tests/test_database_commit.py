@@ -169,6 +169,26 @@ async def test_a_callback_nobody_can_tell_of_is_to_come_again(stage: Stage, mome
     assert stage.rows("select count(*) from deliveries where task_id = %s", task_id) == [(1,)]
 
 
+async def test_a_silent_database_is_gone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections stand and nobody answers: who waits is told 503 when the time is over, and all goes on afterwards."""
+    task_id = await stage.world.created(render=60, callback="missing")
+    task = await stage.world.task(task_id)
+    assert stage.world.service is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.world.service.store.dialect, "_patience", 1.0)  # 35 s
+        stage.proxy.go_away(mute=True)
+        body = {"task_id": task["upstream_id"], "status": "FAILED", "failure": "no"}
+        answer = await stage.world.call_back(task_id, body)
+        stage.proxy.come_back()
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+
+    async def taken() -> bool:
+        return (await stage.world.call_back(task_id, body)).status_code == 200
+
+    await stage.world.eventually(taken)
+    await stage.world.whole(task_id, "task.failed")
+
+
 @MOMENTS
 async def test_a_callback_is_kept_once(stage: Stage, moment: Literal["before", "after"]) -> None:
     """200, one observation, one event."""

@@ -228,6 +228,7 @@ class Service:
     async def drain(self) -> None:
         """Take nothing new; finish what is under way, or give it back (contract: SIGTERM)."""
         self._stopping = True
+        self.store.hurry()
         self.after.release()
         self.sweeper.stop()
         self.replayer.stop()

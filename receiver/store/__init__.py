@@ -107,9 +107,15 @@ class Store:
         except (SQLAlchemyError, self.dialect.error) as error:  # what a connection's preparation says comes bare
             raise StoreUnavailable(f"cannot read the database: {error}") from error
 
+    def hurry(self) -> None:
+        """The service stops: do not wait long for a database that is silent."""
+        self.dialect.hurry()
+        self.writer.is_hurried = True
+
     async def close(self) -> None:
         """Commit what waits and close."""
         self._closed = True
+        self.hurry()
         if self.herald is not None:
             await self.herald.close()
         await self.writer.close()

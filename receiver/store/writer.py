@@ -45,6 +45,8 @@ TRIES = 8
 """Times that a batch is tried while other instances are in its way."""
 UNSURE_FOR = 8.0
 """Seconds to find out what became of a COMMIT; whoever waits is told after them that nobody knows."""
+HURRIED_FOR = 1.0
+"""The same once the service stops."""
 ASK_EVERY = 0.2
 MAX_WAITING = 20_000
 """Ops that may wait; past this new ones are refused, so memory is bounded when the disk stands still."""
@@ -125,6 +127,8 @@ class Writer:
         self._queue: SimpleQueue[_Waiting[Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._closed = False
+        self.is_hurried = False
+        """The service stops: a COMMIT without an answer is not asked after for long."""
         self.failure: str | None = None
         """Why the last transaction failed; None once one has succeeded since."""
         self.commits = 0
@@ -272,7 +276,7 @@ class Writer:
 
     def _look_up(self, marks: Marks) -> bool | None:
         """Whether the last batch stands; None where that could not be found out in time."""
-        ends = time.monotonic() + UNSURE_FOR
+        ends = time.monotonic() + (HURRIED_FOR if self.is_hurried else UNSURE_FOR)
         while time.monotonic() < ends:
             try:
                 self._connection = self._dialect.connect()

@@ -8,6 +8,8 @@ an instance that hangs holds nobody up for longer than `IDLE_FOR`.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -29,7 +31,7 @@ except ImportError as error:
 from receiver.store.dialect.words import told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Engine
     from sqlalchemy.engine.interfaces import Dialect as CoreDialect
@@ -45,6 +47,11 @@ IDLE_FOR: Final = "5s"
 LOCKED_FOR: Final = "10s"
 STATEMENT_FOR: Final = "30s"
 READERS: Final = 4
+SILENT_FOR: Final = 35.0
+"""Seconds without an answer after which a connection is given up: a server that hangs, or a pooler before one that is
+gone, holds it open and says nothing. Longer than any statement may take."""
+HURRIED_FOR: Final = 2.0
+"""The same once the service stops."""
 OLDEST: Final = 11
 """The first version that adds a column with a default without writing the table anew: migrations are made while others
 serve. What the statements use is older (SKIP LOCKED, ON CONFLICT: 9.5; a limit on idle transactions: 9.6)."""
@@ -87,6 +94,28 @@ class _Text(StrDumper):
 
     def dump(self, obj: str) -> Any:
         return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
+
+
+class _Impatient(psycopg.Connection[Any]):
+    """A connection that does not wait for ever; `patience` says how many seconds."""
+
+    patience: Callable[[], float] = staticmethod(lambda: SILENT_FOR)
+
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().wait(self._limited(gen), *args, **kwargs)
+
+    def _limited(self, gen: Any) -> Generator[Any, Any, Any]:
+        began = time.monotonic()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() - began > (patience := self.patience()):
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(f"no answer for {patience:.0f} seconds")
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            return done.value
 
 
 class PostgresSession:
@@ -144,6 +173,11 @@ class Postgres:
     def __init__(self, url: str) -> None:
         """`url`: as libpq takes it, parameters included (`?sslmode=verify-full`)."""
         self._url = url
+        self._patience = SILENT_FOR
+
+    def hurry(self) -> None:
+        """The service stops: from now on a database that is silent is soon taken for gone."""
+        self._patience = HURRIED_FOR
 
     @property
     def url(self) -> str:
@@ -223,21 +257,23 @@ class Postgres:
         Raises:
             StoreUnavailable: there is none.
         """
-        return PostgresSession(self.driver(autocommit=True))
+        return PostgresSession(self.driver(autocommit=True, patient=False))
 
-    def driver(self, *, autocommit: bool) -> psycopg.Connection[Any]:
-        """A psycopg connection, prepared.
+    def driver(self, *, autocommit: bool, patient: bool = True) -> psycopg.Connection[Any]:
+        """A psycopg connection, prepared; a `patient` one waits for an answer as long as it takes.
 
         Raises:
             StoreUnavailable: there is none.
         """
+        seconds = min(CONNECT_FOR, int(self._patience))
         try:
-            connection = psycopg.connect(
-                self._url, autocommit=True, connect_timeout=CONNECT_FOR, application_name="receiver", **_KEEPALIVE
+            connection = _Impatient.connect(
+                self._url, autocommit=True, connect_timeout=seconds, application_name="receiver", **_KEEPALIVE
             )
         except psycopg.Error as error:
             raise self.told(error, "cannot open") from error
         try:
+            connection.patience = (lambda: math.inf) if patient else (lambda: self._patience)
             self._check_version(connection.info)
             connection.adapters.register_dumper(str, _Text)
             connection.execute("; ".join(_SETTINGS))
@@ -259,7 +295,7 @@ class Postgres:
         """A Core engine; a question sees one moment, as on SQLite."""
         return create_engine(
             "postgresql+psycopg://",
-            creator=lambda: self.driver(autocommit=False),
+            creator=lambda: self.driver(autocommit=False, patient=writes),
             poolclass=QueuePool,
             pool_size=READERS,
             max_overflow=0,

@@ -63,6 +63,9 @@ class SQLite:
         """Make the file."""
         self.connect().close()
 
+    def hurry(self) -> None:
+        """Nothing to do: a disk is waited for."""
+
     def hold(self, _connection: Connection) -> None:
         """Nothing to do: `BEGIN IMMEDIATE` has the file's one write lock."""
 
