@@ -34,6 +34,10 @@ PURE = (
 """Rooms whose every branch is covered."""
 
 JOURNEYS = (
+    "test_database_away.py",
+    "test_instances*.py",
+    "test_database_commit.py",
+    "test_database_gone.py",
     "test_cli_service.py",
     "test_journeys_sdk.py",
     "test_cli*.py",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import databases
+from tests import databases, pg_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +42,13 @@ def _own_databases(engine: str) -> Iterator[None]:
     there = len(databases.now.made)
     yield
     databases.drop(keep=there)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[pg_server.Server]:
+    """A PostgreSQL of this module's own, which it may stop and start."""
+    with pg_server.server() as made:
+        yield made
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -45,12 +45,18 @@ class Moment:
 now = Moment()
 
 
-def use(engine: str) -> None:
-    """Work on this engine from now on; a test that cannot is skipped, and fails in CI."""
-    if engine == "postgresql" and postgres.programs() is None:
+def need() -> None:
+    """There must be a PostgreSQL: without one a test is skipped, and fails in CI."""
+    if postgres.programs() is None:
         if os.environ.get("CI"):
             raise FileNotFoundError(f"no PostgreSQL, and CI runs every test; to install it: {postgres.INSTALL}")
         pytest.skip(f"no PostgreSQL on this machine; to install it: {postgres.INSTALL}")
+
+
+def use(engine: str) -> None:
+    """Work on this engine from now on."""
+    if engine == "postgresql":
+        need()
     now.engine = engine
 
 

@@ -30,13 +30,6 @@ MOMENTS = pytest.mark.parametrize("moment", ["before", "after"])
 WAYS = pytest.mark.parametrize("way", ["api", "background", "drop-in"])
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[pg_server.Server]:
-    """A server for this module."""
-    with pg_server.server() as made:
-        yield made
-
-
 @dataclass
 class Stage:
     """A world, what stands between it and its database, and the database itself."""

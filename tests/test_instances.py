@@ -24,7 +24,6 @@ from tests import fleet, pg_server, world
 from tests.victim import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
@@ -58,13 +57,6 @@ def _configure(given: dict[str, Any]) -> None:
     given["upstream"]["timeout"] = "2s"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[pg_server.Server]:
-    """A server for this module."""
-    with pg_server.server() as made:
-        yield made
-
-
 @dataclass
 class Blows:
     """What was done to whom, and when (monotonic), and what stood in the database before `c` went on."""
@@ -73,6 +65,7 @@ class Blows:
     before: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
 
+@pytest.mark.timeout(300)
 async def test_one_dies_and_one_comes_back_from_the_dead(tmp_path: Path, server: pg_server.Server) -> None:
     """One terminal event a task, every delivery arrives, doubled are those in flight; stale writes change nothing."""
     print(f"KILL_SEED={SEED}")  # noqa: T201 -- pytest shows it where the test fails

@@ -13,14 +13,14 @@ from msgspec.structs import replace
 
 from receiver.store import Store, migrations
 from receiver.sweep import Prune
-from tests import pg_server
 from tests.rooms import NOW, Do, a_delivery, a_task, an_event, put, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from receiver.records import Event
     from receiver.store import Unit
+    from tests import pg_server
 
 pytestmark = pytest.mark.anyio
 
@@ -32,13 +32,6 @@ OLD = 400
 """Tasks past their time; `YOUNG` are not, and `OWED` have a delivery that goes on."""
 YOUNG = 20
 OWED = 20
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[pg_server.Server]:
-    """A server for this module."""
-    with pg_server.server() as made:
-        yield made
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from tests import pg_server, world
 from tests.test_instances_together import several
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
@@ -22,13 +21,6 @@ OUTSTANDING = 24
 INTERVAL = 0.5
 TIMES = 6
 """Lookups of each task that are waited for."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[pg_server.Server]:
-    """A server for this module."""
-    with pg_server.server() as made:
-        yield made
 
 
 def _configure(given: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from tests.pg_proxy import Proxy, proxy
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from tests.world import World
@@ -36,13 +36,6 @@ PAUSE = 0.4
 """Seconds of a circuit's first pause."""
 SOON = 1.0
 """Seconds within which one instance hears of another's commit; it takes a tenth of that."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[pg_server.Server]:
-    """A server for this module."""
-    with pg_server.server() as made:
-        yield made
 
 
 @asynccontextmanager

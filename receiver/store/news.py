@@ -139,7 +139,9 @@ class Herald:
             os.write(self._write_end, b".")
 
     async def close(self) -> None:
-        """End it."""
+        """End it; nothing where it has ended."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         self._nudge()
         await asyncio.to_thread(self._thread.join)
