@@ -86,7 +86,7 @@ async def _stage(folder: Path, server: pg_server.Server, database: str) -> Async
         def change(given: dict[str, Any]) -> None:
             given["database"]["url"] = between.url
             given["polling"]["deadline"] = "3s"
-            given["upstream"]["timeout"] = "1s"
+            given["upstream"] |= {"timeout": "1s", "submit_retry": ["1s"]}
 
         async with world.world(folder, change=change) as made:
             yield Stage(made, between, server, database)
@@ -160,6 +160,23 @@ async def test_a_callback_nobody_can_tell_of_is_to_come_again(stage: Stage, mome
     assert stage.rows("select type from events where task_id = %s", task_id) == [("task.failed",)]
     # What was born leased to one who never heard of it waits for the lease's end.
     assert stage.rows("select count(*) from deliveries where task_id = %s", task_id) == [(1,)]
+
+
+@MOMENTS
+async def test_what_the_queue_claimed_is_sent_all_the_same(stage: Stage, moment: Literal["before", "after"]) -> None:
+    """The queue never hears whether its claim stands: nothing was sent, so the task is sent later, and once."""
+    prompt = world.script(submit="429", submit_times=1) + f" queued {moment}"
+    [task_id] = [(await stage.submit("api", prompt)).json()["id"]]
+    stage.proxy.arm(moment, task_id, away=True)  # the next that bears the id is the claim, a second later
+
+    async def hit() -> bool:
+        return stage.proxy.words is None
+
+    await stage.world.eventually(hit)
+    await asyncio.sleep(3)
+    stage.proxy.come_back()
+    task = await stage.world.ended(task_id)
+    assert (task["state"], stage.paid(prompt)) == ("succeeded", 1)
 
 
 async def test_a_silent_database_is_gone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

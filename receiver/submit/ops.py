@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -132,6 +132,7 @@ class Claim(Reads):
 
     Attributes:
         paced: the starts it asks for; None where there is no rate.
+        staged: what it leased when it last ran, for one who never heard whether that was committed.
     """
 
     store: Store
@@ -140,9 +141,15 @@ class Claim(Reads):
     now: datetime
     lease_until: datetime
     paced: Paced | None = None
+    staged: list[Task] = field(default_factory=list)
 
     def apply(self, unit: Unit) -> Claimed:
         """Lease them."""
+        claimed = self._claimed(unit)
+        self.staged[:] = [task for task, _ in claimed.tasks]
+        return claimed
+
+    def _claimed(self, unit: Unit) -> Claimed:
         if self.paced is None:
             return Claimed(*self._leased(unit, self.limit))
         starts = Starts.of(unit, self.paced)

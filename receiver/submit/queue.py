@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from receiver import ids
-from receiver.errors import StoreUnavailable, UpstreamRefused
+from receiver.errors import StoreUnavailable, StoreUnsure, UpstreamRefused
 from receiver.records import Task
 from receiver.submit.asked import check, check_callback_url
 from receiver.submit.ops import Accept, Claim
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from receiver.ids import TaskId
     from receiver.store.rates import Paced
     from receiver.submit.gates import Gates
-    from receiver.submit.ops import Accepted
+    from receiver.submit.ops import Accepted, Claimed
     from receiver.submit.repeats import Asked
     from receiver.submit.sending import Sender, Sent
     from receiver.wire import HttpRequest
@@ -216,9 +216,8 @@ class Submitter:
         limit, paced = 1 if probing else free, gates.asked(now)
         # A look that expects nothing keeps nothing from those who come now: they would go by the queue for it.
         with gates.holding(limit if route in gates.backlog else 0):
-            claimed, due, paced_until = await self.sender.store.run(
-                Claim(self.sender.store, route, limit, now, self.sender.lease(now), paced)
-            )
+            lease = self.sender.lease(now)
+            claimed, due, paced_until = await self._leased(Claim(self.sender.store, route, limit, now, lease, paced))
         if claimed:
             self._turns.remove(route)
             self._turns.append(route)
@@ -238,6 +237,14 @@ class Submitter:
             gates.close(route, due)  # also after a restart, which knows of a throttle only by this row
             return max((due - now).total_seconds(), 0.01)
         return IDLE_FOR if due is None else max((due - now).total_seconds(), 0.0)
+
+    async def _leased(self, claim: Claim) -> Claimed:
+        try:
+            return await self.sender.store.run(claim)
+        except StoreUnsure:  # what may be leased now is sent by nobody
+            for task in claim.staged:
+                self.sender.withdraw(task)
+            raise
 
     async def stop(self) -> None:
         """Send nothing new; what has been sent is awaited, to `upstream.timeout` at most: its answer is a paid id."""

@@ -94,14 +94,17 @@ class Sender:
             return await self.store.run(op)
         except StoreUnsure as error:
             if op.task.state == "submitting":
-                withdrawing = asyncio.create_task(self._withdraw(op.task, may_wait=op.may_wait))
-                self._withdrawing.add(withdrawing)
-                withdrawing.add_done_callback(self._withdrawing.discard)
+                self.withdraw(op.task, may_wait=op.may_wait)
             words = "the database went away while it was stored: the task may be there, ask for it by its id"
             raise AnswerUnknown(words, op.task.id) from error
 
-    async def _withdraw(self, task: Task, *, may_wait: bool) -> None:
+    def withdraw(self, task: Task, *, may_wait: bool = True) -> None:
         """Nobody sends it: say so, where it was stored, once the store is back."""
+        withdrawing = asyncio.create_task(self._withdraw(task, may_wait=may_wait))
+        self._withdrawing.add(withdrawing)
+        withdrawing.add_done_callback(self._withdrawing.discard)
+
+    async def _withdraw(self, task: Task, *, may_wait: bool) -> None:
         reason = "the database went away while it was stored, and it was not sent"
         op = Answered(task, NotTaken(reason, None), None, self.clock(), self.terms, self.rules, may_wait)
         while True:
