@@ -45,9 +45,12 @@ class TaskQuestions:
             select(c.poll_due_at).where(c.poll_due_at.is_not(None), free).order_by(c.poll_due_at).limit(1), core
         )
         unsent = and_(c.submit_due_at.is_not(None), c.route == bindparam("route"))
+        # Whoever else looks waits for this one's end: to pass over what it holds would be to pass the route's gate.
         self.unsent = Prepared(
-            select(*COLUMNS).where(unsent).order_by(c.created_at, c.id).limit(limit).with_for_update(**SKIP), core
+            select(*COLUMNS).where(unsent).order_by(c.created_at, c.id).limit(limit).with_for_update(), core
         )
+        probing = and_(c.submit_leased_until > now, c.submit_attempts > 0, c.route == bindparam("route"))
+        self.probes = Prepared(select(c.id).where(probing).limit(1), core)
         self.senders_gone = Prepared(
             select(*COLUMNS)
             .where(c.submit_leased_until <= now)

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from receiver.upstream.base import Submission
 
 
+PROBE_FOR = timedelta(seconds=0.5)
+"""How soon an instance looks again whether another's try was taken."""
+
+
 @dataclass(frozen=True)
 class Terms:
     """What submissions are made by; from the configuration.
@@ -150,6 +154,8 @@ class Claim(Reads):
         return claimed
 
     def _claimed(self, unit: Unit) -> Claimed:
+        if self.store.dialect.is_shared and self._is_probed(unit):
+            return Claimed([], self.now + PROBE_FOR)
         if self.paced is None:
             return Claimed(*self._leased(unit, self.limit))
         starts = Starts.of(unit, self.paced)
@@ -158,6 +164,12 @@ class Claim(Reads):
         starts.take(len(tasks))
         is_paced = due is not None and due <= self.now and free < self.limit
         return Claimed(tasks, due, starts.next_at if is_paced else None)
+
+    def _is_probed(self, unit: Unit) -> bool:
+        """Whether an instance is trying again what was not taken: until the upstream has, the route's gate is shut."""
+        questions = self.store.tasks
+        unit.select(questions.unsent, route=self.route, limit=1)  # with its lock: two who look at once would both begin
+        return bool(unit.select(questions.probes, route=self.route, now=self.now))
 
     def _leased(self, unit: Unit, limit: int) -> tuple[list[tuple[Task, bytes]], datetime | None]:
         claimed: list[tuple[Task, bytes]] = []
