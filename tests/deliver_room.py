@@ -33,7 +33,7 @@ def to(url: str, name: str = "sink", **over: Any) -> Destination:
         options=WebhookOptions(url=url, secrets=(SECRET,)),
         schedule=[timedelta(milliseconds=ms) for ms in (0, 30, 60)],
         jitter=0.0,
-        timeout=2.0,
+        timeout=30.0,
         max_concurrency=8,
         allow_private=True,
         terms=Terms(failures=1000),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PRO = "runway/pro/video2video"
 V2V = "runwayml/v1/video_to_video"
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 _numbers = itertools.count(1)
 

@@ -107,7 +107,7 @@ async def test_a_destination_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
         slow.answers[:] = [None] * 2
 
         def change(given: dict[str, Any]) -> None:
-            given["destinations"].append(destination("slow", slow.url, max_concurrency=2, timeout="1500ms"))
+            given["destinations"].append(destination("slow", slow.url, max_concurrency=2, timeout="6s"))
 
         async with world(tmp_path, change=change) as here:
             answers = await asyncio.gather(*(here.submit(PRO, script()) for _ in range(8)))

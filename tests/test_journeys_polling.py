@@ -141,7 +141,7 @@ async def test_a_success_without_a_url_on_a_polled_route(eager: World) -> None:
 
 async def test_progress_is_kept_and_forwarded_to_nobody_who_did_not_ask(eager: World) -> None:
     """Running and a percentage move the task; without a destination that asks for them they are no events."""
-    task_id = await eager.created(callback="queued+progress+ok", callback_shape="3b", render=0.2)
+    task_id = await eager.created(callback="queued+progress+ok", callback_shape="3b", render=1.0)
 
     async def moving() -> bool:
         return await eager.state(task_id) == "running"

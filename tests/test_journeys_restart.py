@@ -126,7 +126,7 @@ async def test_a_submission_that_hangs_past_its_timeout_is_ambiguous_after_the_s
         await here.eventually(sent)
         began = time.monotonic()
         await here.stop()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         answer = await asking
         assert (answer.status_code, answer.json()["state"]) == (202, "ambiguous")
         await here.start()
@@ -149,7 +149,7 @@ async def test_a_hanging_attempt_is_handed_back_on_stop(tmp_path: Path, monkeypa
         await here.arrived(task_id)
         began = time.monotonic()
         await here.stop()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         await here.start()
         first, second = await here.arrived(task_id, 2)
         assert first.id == second.id
@@ -171,7 +171,7 @@ async def test_who_waits_is_let_go_on_stop(tmp_path: Path) -> None:
         await here.eventually(waits)
         began = time.monotonic()
         await here.stop()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
         assert (await waiting).json()["state"] == "queued"
 
 

@@ -24,12 +24,12 @@ AMBIGUOUS = ["hang-after", "reset-after", "500-after", "503-html-after", "408-af
 
 
 def _short(given: dict[str, Any]) -> None:
-    given["upstream"]["timeout"] = "300ms"
+    given["upstream"]["timeout"] = "1s"
 
 
 @pytest.fixture(scope="module")
 async def here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    """A world that awaits a submission's answer for 0.3 s, and polls after 30 s where a callback may come."""
+    """A world that awaits a submission's answer for 1 s, and polls after 30 s where a callback may come."""
     async with world(tmp_path_factory.mktemp("submission"), change=_short) as built:
         yield built
 
@@ -40,7 +40,7 @@ async def here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]
 @pytest.mark.parametrize("fault", AMBIGUOUS)
 async def test_an_ambiguous_submission_is_adopted_by_its_callback(here: World, fault: str) -> None:
     """202 `ambiguous`; the callback's id is adopted and looked up first; one creation, one end."""
-    delay = 0.4 if "hang" in fault else 0.05  # after the submission was given up
+    delay = 1.4 if "hang" in fault else 0.05  # after the submission was given up
     answer = await here.submit(PRO, script(submit=fault, hang=2, callback_delay=delay))
     assert (answer.status_code, answer.json()["state"]) == (202, "ambiguous"), answer.text
     task_id = answer.json()["id"]
@@ -307,9 +307,15 @@ async def test_a_pending_task_that_is_cancelled_is_never_sent(here: World) -> No
     assert here.renders(await here.task(task_id)) == []
 
 
-async def test_many_at_once_are_each_sent_once(here: World) -> None:
+async def test_many_at_once_are_each_sent_once(tmp_path: Path) -> None:
     """More than may be sent at once: the rest waits its turn, each is taken once, each ends."""
-    answers = await asyncio.gather(*(here.submit(route, script(submit_delay=0.02)) for route in (PRO, V2V, I2V) * 20))
-    assert {answer.status_code for answer in answers} <= {201, 202}
-    for answer in answers:
-        await here.whole(answer.json()["id"])
+
+    def change(given: dict[str, Any]) -> None:
+        given["upstream"]["timeout"] = "20s"
+
+    async with world(tmp_path, change=change) as here:
+        prompts = [(route, script(submit_delay=0.02)) for route in (PRO, V2V, I2V) * 20]
+        answers = await asyncio.gather(*(here.submit(route, prompt) for route, prompt in prompts))
+        assert {answer.status_code for answer in answers} <= {201, 202}
+        for answer in answers:
+            await here.whole(answer.json()["id"])

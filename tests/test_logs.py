@@ -229,9 +229,9 @@ def test_no_text_from_elsewhere_holds_up_the_process(text: str) -> None:
     """Crafted text of 16 KiB, as long as what is kept of an answer, took 400 ms once; it takes 2."""
 
     def cost() -> float:
-        started = time.perf_counter()
+        started = time.thread_time()
         logs.redact(text)
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
     assert min(cost() for _ in range(5)) < 0.05
 

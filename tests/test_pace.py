@@ -58,9 +58,9 @@ def test_what_is_kept_stays_small() -> None:
     for n in range(20_000):
         pace = pace.spend(NOW + n * 170 * MS, by=NOW + n * 170 * MS + SECOND)
     assert len(pace.runs) <= PARTS + 3
-    began = time.perf_counter()
+    began = time.thread_time()
     pace.free(NOW + timedelta(hours=1))
-    assert time.perf_counter() - began < 0.001
+    assert time.thread_time() - began < 0.01
 
 
 def test_a_clock_set_back_does_not_stop_a_rate_nor_double_it() -> None:

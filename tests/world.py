@@ -38,8 +38,8 @@ SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 API_KEY = "test-key-0123456789"
 SIGNING_KEY = "a signing key of this test, 32+ characters"
 TERMINAL = {"succeeded", "failed", "cancelled", "lost", "rejected"}
-PATIENCE = 20.0
-"""Seconds before a journey that does not arrive is called broken; none takes a tenth of it."""
+PATIENCE = 50.0
+"""Seconds before a journey that does not arrive is called broken; none takes a tenth of it, alone on a machine."""
 
 _numbers = itertools.count(1)
 
@@ -161,7 +161,7 @@ def settings(emulator_url: str, sink_url: str, port: int, database: str) -> dict
         "upstream": {
             "base_url": emulator_url,
             "api_key": "upstream-key",
-            "timeout": "2s",
+            "timeout": "4s",
             "submit_retry": ["50ms", "100ms"],
         },
         "polling": {
@@ -171,7 +171,7 @@ def settings(emulator_url: str, sink_url: str, port: int, database: str) -> dict
             "missing_grace": "300ms",
             "deadline": "60s",
         },
-        "delivery": {"schedule": ["0s", "50ms", "100ms", "200ms"], "jitter": 0, "timeout": "2s"},
+        "delivery": {"schedule": ["0s", "50ms", "100ms", "200ms"], "jitter": 0, "timeout": "6s"},
         "logging": {"format": "json", "level": "error"},
         "destinations": [destination("sink", sink_url)],
     }
