@@ -108,6 +108,7 @@ async def key_busy(it: World, _patch: pytest.MonkeyPatch) -> httpx.Response:
     before = it.upstream.ledger.requests
 
     async def sent() -> bool:
+        assert not first.done(), first.result().text
         return it.upstream.ledger.requests > before
 
     await it.eventually(sent)
