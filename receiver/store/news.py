@@ -140,6 +140,8 @@ class Herald:
 
     async def close(self) -> None:
         """End it."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         self._nudge()
         await asyncio.to_thread(self._thread.join)
