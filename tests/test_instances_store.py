@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
+from receiver.errors import StoreUnavailable, StoreUnsure
+from receiver.ids import TaskId
 from receiver.pace import Rate
-from receiver.store import Store
+from receiver.store import Store, writer
+from receiver.store.dialect import postgres
 from receiver.store.rates import Paced, Starts
 from tests import databases
-from tests.rooms import NOW, PATIENCE, Do, a_task, an_event
+from tests.rooms import NOW, PATIENCE, Do, a_task, an_event, put
+from tests.victim import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
     from receiver.store import Unit
 
@@ -63,3 +72,81 @@ async def test_a_place_in_the_feed_is_taken_when_nothing_else_is_wanted(pair: tu
     await one.close()  # a session tells of its deadlocks when it ends
     await other.close()
     assert databases.ask(one.dialect.url, deadlocks) == [(0,)]
+
+
+@contextmanager
+def silenced(pid: int) -> Iterator[None]:
+    """The server's process behind a session is stopped: the machine takes what is sent, and nothing comes back."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_server_that_goes_silent_is_left(pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gets no answer at all hangs up and asks again: the writer, the readers, and who listens for news."""
+    monkeypatch.setattr(postgres, "ANSWER_FOR", 0.5)
+    store, other = pair
+    herald = store.herald
+    assert herald is not None
+    assert herald._session is not None
+    sessions: Any = [store.writer._connection, herald._session]
+    task = a_task()
+    await put(other, task)
+    with ExitStack() as silence:
+        for session in sessions:
+            silence.enter_context(silenced(session.connection.info.backend_pid))
+        async with asyncio.timeout(PATIENCE):
+            await put(store, replace(task, id=TaskId("tsk_2")))
+
+            async def connected_again() -> bool:
+                return herald._session not in {None, sessions[1]}
+
+            await until(connected_again, "the herald to connect again")
+            assert await store.read(lambda connection: store.tasks.get(connection, task.id)) == task
+    assert await store.read(store.tasks.counts) == {"queued": 2}
+
+
+async def test_a_reader_gets_away_from_a_silent_server(
+    pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that stays without an answer ends, and the next one is asked on another connection."""
+    monkeypatch.setattr(postgres, "ANSWER_FOR", 0.5)
+    store, _ = pair
+
+    def ask(connection: Connection) -> Any:
+        driver: Any = connection.connection.driver_connection
+        with silenced(driver.info.backend_pid):
+            return store.tasks.counts(connection)
+
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(StoreUnavailable, match="no answer"):
+            await store.read(ask)
+        assert await store.read(store.tasks.counts) == {}
+
+
+async def test_after_a_batch_that_nobody_can_tell_of_others_are_committed(
+    pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that still hangs in the lost COMMIT has the writer's row: what comes next does not wait for it."""
+    monkeypatch.setattr(writer, "UNSURE_FOR", 0.1)
+    short = [one.replace(postgres.LOCKED_FOR, "300ms") for one in postgres._SETTINGS]
+    monkeypatch.setattr(postgres, "_SETTINGS", short)
+    store, _ = pair
+    await put(store, a_task())
+    assert store.writer._marks is not None
+    with closing(store.dialect.connect()) as hanging:
+        hanging.execute("BEGIN")
+        hanging.execute("SELECT * FROM writers WHERE id = %s FOR UPDATE", [store.writer._marks.writer])
+        lost = store.writer.run(Do(lambda unit: unit.add_task(a_task())))
+        blocked = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
+
+        async def ended() -> bool:
+            return bool(hanging.execute(blocked).fetchall())
+
+        await until(ended, "the batch to wait for the row")
+        with pytest.raises(StoreUnsure):
+            await lost
+        await put(store, a_task())
+    assert await store.read(store.tasks.counts) == {"queued": 2}

@@ -44,6 +44,8 @@ IDLE_FOR: Final = "5s"
 """How long a transaction may do nothing: an instance that was stopped in the middle of one must not hold its locks."""
 LOCKED_FOR: Final = "10s"
 STATEMENT_FOR: Final = "30s"
+ANSWER_FOR: Final = 40.0
+"""Seconds to wait for an answer: the server gives up sooner, unless it hangs, and then it says nothing at all."""
 READERS: Final = 4
 OLDEST: Final = 11
 """The first version that adds a column with a default without writing the table anew: migrations are made while others
@@ -87,6 +89,22 @@ class _Text(StrDumper):
 
     def dump(self, obj: str) -> Any:
         return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
+
+
+class _Patient(psycopg.Connection[Any]):
+    """A connection that hangs up where no answer comes.
+
+    The limits above are the server's to keep, and a kernel takes what is sent for a process that hangs.
+    """
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, ANSWER_FOR if timeout is None else timeout)
+        except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 -- it has no other name
+            if timeout is not None:
+                raise
+            self.pgconn.finish()
+            raise psycopg.OperationalError(f"no answer for {ANSWER_FOR:.0f} s") from error
 
 
 class PostgresSession:
@@ -225,14 +243,14 @@ class Postgres:
         """
         return PostgresSession(self.driver(autocommit=True))
 
-    def driver(self, *, autocommit: bool) -> psycopg.Connection[Any]:
-        """A psycopg connection, prepared.
+    def driver(self, *, autocommit: bool, for_ever: bool = False) -> psycopg.Connection[Any]:
+        """A psycopg connection, prepared; one `for_ever` waits for an answer as long as it takes.
 
         Raises:
             StoreUnavailable: there is none.
         """
         try:
-            connection = psycopg.connect(
+            connection = (psycopg.Connection if for_ever else _Patient).connect(
                 self._url, autocommit=True, connect_timeout=CONNECT_FOR, application_name="receiver", **_KEEPALIVE
             )
         except psycopg.Error as error:
@@ -259,7 +277,7 @@ class Postgres:
         """A Core engine; a question sees one moment, as on SQLite."""
         return create_engine(
             "postgresql+psycopg://",
-            creator=lambda: self.driver(autocommit=False),
+            creator=lambda: self.driver(autocommit=False, for_ever=writes),  # a migration takes its time
             poolclass=QueuePool,
             pool_size=READERS,
             max_overflow=0,
