@@ -287,6 +287,7 @@ class Writer:
                 continue
             self._broken = False
             return stands
+        marks.leave()
         return None
 
     def _undo(self) -> None:
