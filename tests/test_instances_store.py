@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import threading
 from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
+from receiver.deliver import Redeliver
 from receiver.errors import StoreUnavailable, StoreUnsure
 from receiver.ids import TaskId
 from receiver.pace import Rate
-from receiver.store import Store, writer
+from receiver.store import Store, migrations, writer
 from receiver.store.dialect import postgres
 from receiver.store.rates import Paced, Starts
+from receiver.sweep import Prune
 from tests import databases
-from tests.rooms import NOW, PATIENCE, Do, a_task, an_event, put
+from tests.rooms import NOW, PATIENCE, Do, a_delivery, a_task, an_event, later, put
 from tests.victim import until
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine("postgresql")]
 
+BLOCKED = "SELECT pid FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
 RATE = Paced((Rate("upstream", 1000, timedelta(seconds=1)),), NOW, NOW)
 
 
@@ -150,3 +154,92 @@ async def test_after_a_batch_that_nobody_can_tell_of_others_are_committed(
             await lost
         await put(store, a_task())
     assert await store.read(store.tasks.counts) == {"queued": 2}
+
+
+async def test_what_is_opened_again_is_not_pruned(pair: tuple[Store, Store]) -> None:
+    """A redelivery that another instance commits while retention looks at its task keeps the task."""
+    one, other = pair
+    task = a_task("succeeded")
+    event = an_event(task)
+    delivery = a_delivery(event, state="delivered", due_at=None, finished_at=NOW)
+    await put(one, task, event, delivery)
+    staged, looked = threading.Event(), threading.Event()
+
+    def opens(unit: Unit) -> None:
+        Redeliver(delivery.id, {"sink"}, later(1)).apply(unit)
+        unit.flush()
+        staged.set()
+        assert looked.wait(PATIENCE)
+
+    opening = one.writer.run(Do(opens))
+    assert await asyncio.to_thread(staged.wait, PATIENCE)
+    pruning = other.writer.run(Prune(other, later(60)))
+
+    async def waits() -> bool:
+        return bool(databases.ask(one.dialect.url, BLOCKED))
+
+    await until(waits, "retention to wait")
+    looked.set()
+    await asyncio.gather(opening, pruning)
+    kept = await one.read(lambda connection: one.deliveries.get(connection, delivery.id))
+    assert kept is not None
+    assert kept.state == "pending"
+    assert await one.read(lambda connection: one.tasks.get(connection, task.id)) == task
+
+
+async def test_news_are_heard_past_a_thousand_descriptors(pair: tuple[Store, Store]) -> None:
+    """The connection for news may have any number: `select` knows none past 1023."""
+    _, other = pair
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    heard = asyncio.Event()
+    with ExitStack() as full:
+        full.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1100):
+            full.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+        late = Store.open(f"postgresql://{other.dialect.url.partition('://')[2]}")
+        try:
+            assert late.herald is not None
+            assert other.herald is not None
+            late.herald.heard = lambda news: heard.set() if news.tasks == {"tsk_1"} else None
+            other.herald.tell(["tsk_1"], [], events=False)
+            await asyncio.wait_for(heard.wait(), PATIENCE)
+        finally:
+            await late.close()
+
+
+async def test_a_servers_own_default_isolation_changes_nothing(tmp_path: Path) -> None:
+    """Batches are READ COMMITTED whatever the database's default is: else who waited for a row would start again."""
+    url = databases.new(tmp_path)
+    name = url.rpartition("/")[2]
+    databases.change(url, f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    store = Store.open(url)
+    try:
+        level = await store.run(Do(lambda unit: unit._connection.execute("SHOW transaction_isolation").fetchone()))
+    finally:
+        await store.close()
+    assert level == ("read committed",)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_a_database_of_another_encoding(encoding: str) -> None:
+    """One that keeps bytes as they come will do; one that cannot hold every character is refused before it is used."""
+    name = f"encoded_{encoding.lower()}"
+    made = f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    databases.server().run(made)
+    url = databases.server().url(name)
+    try:
+        if encoding == "LATIN1":
+            with pytest.raises(StoreUnavailable, match="encoded in LATIN1"):
+                migrations.upgrade(url)
+            return
+        migrations.upgrade(url)
+        store = Store.open(url)
+        try:
+            task = a_task(prompt="a cat, \u732b")
+            await put(store, task)
+            assert await store.read(lambda connection: store.tasks.get(connection, task.id)) == task
+        finally:
+            await store.close()
+    finally:
+        databases.server().run(f"DROP DATABASE {name} WITH (FORCE)")
