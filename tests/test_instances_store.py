@@ -6,8 +6,9 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 import threading
-from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from receiver.store.dialect import postgres
 from receiver.store.rates import Paced, Starts
 from receiver.sweep import Prune
 from tests import databases
-from tests.rooms import NOW, PATIENCE, Do, a_delivery, a_task, an_event, later, put
+from tests.rooms import NOW, PATIENCE, Do, a_delivery, a_task, an_event, later, one_batch, put
 from tests.victim import until
 
 if TYPE_CHECKING:
@@ -243,3 +244,40 @@ async def test_a_database_of_another_encoding(encoding: str) -> None:
             await store.close()
     finally:
         databases.server().run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_a_server_that_goes_away_is_not_knocked_at_for_each(pair: tuple[Store, Store]) -> None:
+    """Ops that are tried one by one because one is at fault do not each wait for a server that is gone by then."""
+    store, _ = pair
+    knocked: list[socket.socket] = []
+    dialect: Any = store.dialect
+    with closing(socket.create_server(("127.0.0.1", 0))) as door:
+
+        def knock() -> None:
+            with suppress(OSError):
+                while True:
+                    knocked.append(door.accept()[0])
+                    knocked[-1].close()
+
+        threading.Thread(target=knock, daemon=True).start()
+        there = dialect._url
+
+        def goes(_unit: Unit) -> None:
+            session: Any = store.writer._connection
+            if goes in tried:
+                dialect._url = f"postgresql://postgres@127.0.0.1:{door.getsockname()[1]}/x?sslmode=disable"
+                session.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            tried.append(goes)
+            raise ValueError("a fault of ours")
+
+        tried: list[Any] = []
+        async with one_batch(store):
+            waiting = [store.writer.run(Do(goes))]
+            waiting += [store.writer.run(Do(lambda unit: unit.add_task(a_task()))) for _ in range(10)]
+        told = await asyncio.gather(*waiting, return_exceptions=True)
+        dialect._url = there
+        door.shutdown(socket.SHUT_RDWR)
+    assert {type(one) for one in told} == {StoreUnavailable}
+    assert len(knocked) <= 4
+    await put(store, a_task())
+    assert await store.read(store.tasks.counts) == {"queued": 1}
