@@ -143,9 +143,9 @@ class Prune(Reads):
         rows = unit.select(self.store.prune.old, before=self.before, limit=STEP)
         rows += unit.select(self.store.prune.of_no_task, before=self.before, limit=STEP)
         gone = {row[0] for row in rows}
-        if gone and self.store.dialect.is_shared:  # what another instance opened again just before they were locked
-            asked = self.store.dialect.values(gone)
-            gone -= {row[0] for row in unit.select(self.store.prune.going, ids=asked)}
+        if gone and self.store.dialect.is_shared:  # what another instance opens again
+            states = unit.select(self.store.prune.states, ids=self.store.dialect.values(gone))
+            gone -= {task_id for task_id, state in states if state in {"pending", "leased"}}
         if gone:
             for statement in self.store.prune.deletes:
                 unit.execute(statement, ids=self.store.dialect.values(gone))

@@ -173,7 +173,7 @@ class Herald:
                 if session is None:
                     session = self._connect()
                     self._pass_on(News(tasks=None, events=True))  # what was said meanwhile was not heard
-                select.select([session.fileno(), self._read_end], [], [], max(0.0, look_at - time.monotonic()))
+                _wait([session.fileno(), self._read_end], max(0.0, look_at - time.monotonic()))
                 self._speak(session)
                 for payload in session.heard():
                     self._hear(payload)
@@ -192,7 +192,7 @@ class Herald:
             self._session = None
 
     def _speak(self, session: PostgresSession) -> None:
-        while select.select([self._read_end], [], [], 0)[0]:
+        while _wait([self._read_end], 0):
             os.read(self._read_end, 4096)
         while self._say:
             session.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self._say.pop(0)))
@@ -214,3 +214,11 @@ class Herald:
 
     def _heard(self, news: News) -> None:
         self.heard(news)
+
+
+def _wait(descriptors: Iterable[int], seconds: float) -> bool:
+    """Whether one of them can be read in that time; `select` knows none past 1023."""
+    poll = select.poll()
+    for one in descriptors:
+        poll.register(one, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))

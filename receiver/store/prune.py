@@ -45,8 +45,12 @@ class PruneQuestions:
             .with_for_update(**SKIP),
             dialect.core,
         )
-        self.going = Prepared(
-            select(deliveries.c.task_id).where(dialect.among(deliveries.c.task_id, "ids"), going), dialect.core
+        # All of them, and locked: what is being opened again at this moment still looks ended.
+        self.states = Prepared(
+            select(deliveries.c.task_id, deliveries.c.state)
+            .where(dialect.among(deliveries.c.task_id, "ids"))
+            .with_for_update(),
+            dialect.core,
         )
         self.writers_gone = Prepared(writers.delete().where(writers.c.at < bindparam("before")), dialect.core)
         self.deletes = [

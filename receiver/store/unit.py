@@ -126,6 +126,7 @@ class Unit:
 
     Attributes:
         changes: counts what was staged, so that the writer can tell an op that changed nothing.
+        events: those that were staged; no question finds them.
     """
 
     def __init__(self, connection: Session, statements: Statements) -> None:
@@ -142,7 +143,7 @@ class Unit:
         self._repeats = _Table(statements.repeats)
         self._inbox: list[Inbox] = []
         self._digests: set[tuple[str, str, bytes]] = set()
-        self._events: list[Event] = []
+        self.events: list[Event] = []
         self._attempts: list[Attempt] = []
         self._refusals: list[Refusal] = []
         self._payloads: list[tuple[str, bytes]] = []
@@ -210,7 +211,7 @@ class Unit:
     def add_event(self, event: Event) -> None:
         """Stage an event."""
         self.changes += 1
-        self._events.append(event)
+        self.events.append(event)
 
     def add_refusal(self, refusal: Refusal) -> None:
         """Stage a refused callback."""
@@ -321,13 +322,13 @@ class Unit:
 
     def select(self, prepared: Prepared, **named: Any) -> list[Any]:
         """Rows of a question that must see what was staged so far: that is written first."""
-        self.flush()
+        self.flush(last=False)
         found: list[Any] = self._connection.execute(prepared.sql, prepared.values(**named)).fetchall()
         return found
 
     def execute(self, prepared: Prepared, **named: Any) -> int:
         """A statement that changes rows by itself; how many. What was read before is forgotten."""
-        self.flush()
+        self.flush(last=False)
         self.changes += 1
         self._health = None
         for table in (self._tasks, self._deliveries, self._rates, self._replays, self._repeats):
@@ -347,8 +348,8 @@ class Unit:
         self._deliveries.learn(deliveries)
         return deliveries
 
-    def flush(self) -> None:
-        """Write what is staged: one executemany a table and kind."""
+    def flush(self, *, last: bool = True) -> None:
+        """Write what is staged: one executemany a table and kind; events, whose places others wait for, at the end."""
         s = self._statements
         self._save(self._tasks)
         self._write(s.inbox.insert.sql, s.inbox.encode, self._inbox)
@@ -362,9 +363,9 @@ class Unit:
         self._save(self._repeats)
         if self._health is not None:
             self._save(self._health)
-        if self._events:  # last: other instances wait for their places from here to the commit
+        if last and self.events:
             self._in_order()
-            self._write(s.events.insert.sql, s.events.encode, self._events)
+            self._write(s.events.insert.sql, s.events.encode, self.events)
 
     def _in_order(self) -> None:
         """Give the staged events their places in the feed: the counter moves in the same transaction.
@@ -372,9 +373,9 @@ class Unit:
         Whoever else wants places waits for its end, so that the feed shows nothing past a commit that is under way.
         """
         seq = self._statements.seq
-        (last,) = self._connection.execute(seq.sql, seq.values(count=len(self._events))).fetchone()
-        first = last - len(self._events) + 1
-        self._events = [replace(event, seq=place) for place, event in enumerate(self._events, first)]
+        (last,) = self._connection.execute(seq.sql, seq.values(count=len(self.events))).fetchone()
+        first = last - len(self.events) + 1
+        self.events = [replace(event, seq=place) for place, event in enumerate(self.events, first)]
 
     def _save(self, table: _Table[Any]) -> None:
         self._write(table.rows.insert.sql, table.rows.encode, table.new)

@@ -212,6 +212,8 @@ class Writer:
                 own = self._insist([waiting]) if alone else error
                 if own is not None:
                     waiting.error = self._told(own)
+                    if alone and self._broken:  # it is gone: each of the others would wait for it anew
+                        alone, error = False, StoreUnavailable(str(own))
         try:
             self._loop.call_soon_threadsafe(_wake, batch)
         except RuntimeError:  # the loop is closed: the process is going down, and what is committed is committed
@@ -291,6 +293,7 @@ class Writer:
                 continue
             self._broken = False
             return stands
+        marks.leave()
         return None
 
     def _undo(self) -> None:

@@ -88,6 +88,9 @@ _PASSING: Final = frozenset({"40001", "40P01", "23505"})
 _NOT_NOW: Final = frozenset({"25006", "53100", "53200", "53300", "58030", "57P01", "57P02", "57P03"})
 """Read only (a standby), disk full, out of memory, too many connections, I/O error, shutting down or starting."""
 
+_ENCODINGS: Final = frozenset({"UTF8", "SQL_ASCII", None})
+"""What holds every character; SQL_ASCII keeps bytes as they come."""
+
 
 class _Text(StrDumper):
     """A NUL character, which no text here can hold, becomes the sign for what cannot be shown."""
@@ -167,7 +170,7 @@ class Postgres:
     is_shared: Literal[True] = True
     error: type[Exception] = psycopg.Error
     core: CoreDialect = core_psycopg.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
-    begin = "BEGIN"
+    begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
     readers = READERS
 
     def __init__(self, url: str) -> None:
@@ -268,13 +271,18 @@ class Postgres:
         seconds = min(CONNECT_FOR, int(self._patience))
         try:
             connection = _Impatient.connect(
-                self._url, autocommit=True, connect_timeout=seconds, application_name="receiver", **_KEEPALIVE
+                self._url,
+                client_encoding="UTF8",
+                autocommit=True,
+                connect_timeout=seconds,
+                application_name="receiver",
+                **_KEEPALIVE,
             )
         except psycopg.Error as error:
             raise self.told(error, "cannot open") from error
         try:
             connection.patience = (lambda: math.inf) if patient else (lambda: self._patience)
-            self._check_version(connection.info)
+            self._check(connection.info)
             connection.adapters.register_dumper(str, _Text)
             connection.execute("; ".join(_SETTINGS))
             connection.autocommit = autocommit
@@ -286,10 +294,15 @@ class Postgres:
             raise
         return connection
 
-    def _check_version(self, info: psycopg.ConnectionInfo) -> None:
+    def _check(self, info: psycopg.ConnectionInfo) -> None:
         if info.server_version < OLDEST * 10_000:
             named = info.parameter_status("server_version")
             raise StoreUnavailable(f"the database {self.url} is PostgreSQL {named}; {OLDEST} or newer is wanted")
+        encoding = info.parameter_status("server_encoding")
+        if encoding not in _ENCODINGS:
+            raise StoreUnavailable(
+                f"the database {self.url} is encoded in {encoding}, which lacks characters: make it with UTF8"
+            )
 
     def engine(self, *, writes: bool = False) -> Engine:
         """A Core engine; a question sees one moment, as on SQLite."""
