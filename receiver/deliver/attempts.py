@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from receiver import retry
+from receiver import logs, retry
 from receiver.errors import EgressError
 from receiver.records import Attempt
 from receiver.retry import Result
@@ -69,7 +69,7 @@ async def attempt(
         fault = f"a fault of the kind {destination.kind.name}: more than its {destination.kind.steps} requests"
         return Outcome(request, response, Result("transient", fault))
     except StopIteration as done:
-        return Outcome(request, response, done.value)
+        return Outcome(request, response, replace(done.value, reason=logs.redact(done.value.reason)))
     except EgressError as error:
         return Outcome(request, None, retry.from_error(error))
     except Exception as error:  # noqa: BLE001 -- see above
@@ -121,8 +121,9 @@ def _request_json(request: HttpRequest, destination: Destination) -> str:
 def _response_json(response: HttpResponse | None) -> str | None:
     if response is None:
         return None
-    body = response.body[:KEPT_BYTES].decode("utf-8", errors="replace")
-    return orjson.dumps({"status": response.status, "headers": dict(response.headers), "body": body}).decode()
+    headers = {name: logs.redact(value) for name, value in response.headers.items()}
+    body = logs.redact(response.body[:KEPT_BYTES].decode("utf-8", errors="replace"))
+    return orjson.dumps({"status": response.status, "headers": headers, "body": body}).decode()
 
 
 def tell(
