@@ -156,6 +156,17 @@ def test_whatever_is_typed_makes_no_header_no_markup_and_no_end(prompt: str) -> 
     assert len(str(message["subject"])) <= 200
 
 
+@pytest.mark.parametrize(
+    "coded", ["=?utf-8?q?hi=0D=0ABcc:_x@evil.example?=", "=?utf-8?b?aGkKQmNjOiB4QGV2aWwuZXhhbXBsZQ==?="]
+)
+def test_a_prompt_that_is_encoded_like_a_header_makes_none(coded: str) -> None:
+    """The standard library decodes such a subject (RFC 2047) and writes its line feeds out: a header, or a body."""
+    steps = steps_of("email", options_of("email", KEYS, title="{{ prompt }}"), event(prompt=coded))
+    mail, _ = opened(next(steps).body)
+    assert (mail["bcc"], mail["to"]) == (None, READER)
+    assert mail["subject"] == coded.replace("=?", "=\uff1f")
+
+
 def test_a_hundred_kilobytes_are_cut() -> None:
     """With an ellipsis, in both parts."""
     for prompt in ("a" * 100_000, "漢" * 100_000, "👩‍👩‍👧‍👦" * 9000):

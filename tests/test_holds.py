@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 from msgspec.structs import replace as changed
 
 from receiver.app import clock
 from receiver.deliver import Claim
+from receiver.destinations import webhook
+from receiver.destinations.base import Kind
+from receiver.destinations.webhook import WebhookOptions
 from receiver.errors import Conflict
 from receiver.records import Health
 from receiver.store import Store
+from receiver.wire import HttpRequest
 from tests import databases
 from tests.deliver_room import running, to
+from tests.platforms import Asked, Platform, served
 from tests.rooms import Do, a_delivery, a_task, an_event, delivery_of, opened, put, until
 from tests.world import Sink, sink
 
@@ -24,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from receiver.destinations.base import Steps
+    from receiver.records import Event
     from receiver.store import Unit
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
@@ -147,3 +156,61 @@ async def test_a_word_that_comes_late_does_not_end_a_wait(store: Store, target: 
         lane.waiting.append((a_delivery(event), event))
         assert lane.next(clock()) == ()
         assert lane.next(clock() + HOUR) != ()
+
+
+async def test_a_wait_holds_before_it_is_stored(store: Store, target: Sink) -> None:
+    """The writer is busy when it is told to wait: what is born then, and a test by hand, do not go out all the same."""
+    gate, busy = threading.Event(), []
+    target.arrived = lambda _one: busy.append(asyncio.create_task(store.run(Do(lambda _unit: gate.wait(10)))))
+    target.answers[:] = [said("3600")]
+    async with running(store, to(target.url)) as room:
+        lane = room.deliverer._lanes["sink"]
+        await room.given()
+        try:
+            await until(lambda: lane.held_until is not None)
+            event = an_event(a_task("succeeded"))
+            room.deliverer.take([(a_delivery(event, state="leased", lease_token=1), event)])
+            assert (room.deliverer.room("sink"), list(lane.waiting)) == (0, [])
+            assert await room.health() is None
+        finally:
+            gate.set()
+        await asyncio.gather(*busy)
+        with pytest.raises(Conflict, match="asked to be left alone"):
+            await room.deliverer.test("sink")
+    assert len(target.received) == 1
+
+
+class _Slow(Platform):
+    """Its first answer comes when it is let go; the second thing it is told is too much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """In two requests."""
+        self.asked.append(Asked(request.method, request.path, {}, {}, b""))
+        self._changed.set()
+        if len(self.asked) == 1:
+            await self.go_on.wait()
+        return web.Response(status=429 if request.path == "/two" else 200, headers={"retry-after": "3600"})
+
+
+def _in_two(_event: Event, options: WebhookOptions, **_given: Any) -> Steps:
+    yield HttpRequest("POST", f"{options.url}/one")
+    return webhook.judge((yield HttpRequest("POST", f"{options.url}/two")), now=clock())
+
+
+async def test_who_asked_to_be_left_alone_is_not_told_the_rest_of_another_message_either(store: Store) -> None:
+    """Of a message in several requests, what was not yet made when it answered so is made when it is over."""
+    async with served(_Slow()) as platform:
+        kind = Kind("two", WebhookOptions, _in_two, steps=2)
+        async with running(store, to(platform.base, kind=kind)) as room:
+            (slow,) = await room.given()
+            await platform.until(lambda: len(platform.asked) == 1)
+            await room.given()
+            await until(lambda: room.deliverer._lanes["sink"].held_until is not None)
+            platform.go_on.set()
+            await room.until(slow, "pending")
+            assert room.attempts(slow) == [(1, "throttled")]
+    assert [one.path for one in platform.asked] == ["/one", "/one", "/two"]

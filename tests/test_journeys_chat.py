@@ -20,11 +20,12 @@ from receiver.cli import app as command_line
 from receiver.cli.probing import probe
 from receiver.config.models import Config
 from receiver.destinations import KINDS
-from tests.platforms import served
+from tests.platforms import Said, served
 from tests.platforms.apprise import AppriseTarget
 from tests.platforms.email import MailServer, mail_server
 from tests.platforms.every import EVERY
 from tests.platforms.slack import Slack
+from tests.rooms import rows_of
 from tests.world import World, world
 
 if TYPE_CHECKING:
@@ -246,6 +247,29 @@ async def test_a_chat_that_is_gone_is_paused(here: Place) -> None:
     assert found["telegram"]["state"] == "paused"
     assert "kicked" in found["telegram"]["last_error"]
     assert (await here.world.api.post("/destinations/telegram/resume")).json()["state"] == "active"
+
+
+async def test_what_an_answer_repeats_of_a_url_is_neither_stored_nor_told(tmp_path: Path) -> None:
+    """Servers say in a 404 what was asked for, and redirects say where it is now: both are the URL, and its secret."""
+    async with served(Slack()) as slack, served(EVERY["discord"]()) as other:
+        moved = {"location": f"https://chat.example.com{slack.path}/"}
+        slack.script = [Said(404, f"Cannot POST {slack.path}".encode(), moved)]
+
+        def change(given: dict[str, Any]) -> None:
+            given["destinations"] = [
+                slack.destination("chat"),
+                other.destination("operators", events=["destination.paused", "delivery.dead"]),
+            ]
+
+        async with world(tmp_path, change=change) as it:
+            await it.ended(await it.created())
+            told = await other.seen(2)
+            assert all("Cannot POST" in one.text for one in told)
+            assert "secret" not in repr(told)
+            assert it.service is not None
+            kept = rows_of(it.service.store, "SELECT reason, response_json FROM attempts WHERE result = 'permanent'")
+            assert len(kept) == 1
+            assert "secret" not in repr(kept)
 
 
 async def test_a_mail_that_is_put_off_is_mailed_later(here: Place) -> None:

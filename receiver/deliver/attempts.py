@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from receiver import ids, retry
-from receiver.destinations.sample import sample_event
+from receiver import logs, retry
 from receiver.errors import EgressError
-from receiver.records import Attempt, Delivery
-from receiver.retry import Decision, Result
+from receiver.records import Attempt
+from receiver.retry import Result
 from receiver.wire import HttpRequest
 
 if TYPE_CHECKING:
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from receiver.ids import AttemptId
     from receiver.ingest import After
     from receiver.logs import Logger
+    from receiver.records import Delivery
+    from receiver.retry import Decision
     from receiver.wire import HttpResponse
 
 KEPT_BYTES = 16 * 1024
@@ -40,12 +41,18 @@ class Outcome:
 
 
 async def attempt(
-    egress: Egress, destination: Destination, leased: Sequence[Leased], now: datetime, log: Logger
+    egress: Egress,
+    destination: Destination,
+    leased: Sequence[Leased],
+    now: datetime,
+    log: Logger,
+    is_free: Callable[[], bool],
 ) -> Outcome:
     """Run the kind's generator: each request out, each answer in, until it returns what they mean.
 
-    Of several events it is the kind's summary. A fault of ours is an attempt that failed: a delivery that only raised
-    would come back for ever.
+    Of several events it is the kind's summary. It ends early where the destination asked to be left alone meanwhile, by
+    what it answered to another attempt. A fault of ours is an attempt that failed: a delivery that only raised would
+    come back for ever.
     """
     request, response = HttpRequest("", ""), None
     try:
@@ -55,11 +62,14 @@ async def attempt(
             response = await egress.deliver(
                 request, timeout=destination.timeout, allow_private=destination.allow_private
             )
-            request = steps.send(response)
+            following = steps.send(response)
+            if not is_free():
+                return Outcome(request, response, Result("throttled", "it asked to be left alone before all was said"))
+            request = following
         fault = f"a fault of the kind {destination.kind.name}: more than its {destination.kind.steps} requests"
         return Outcome(request, response, Result("transient", fault))
     except StopIteration as done:
-        return Outcome(request, response, done.value)
+        return Outcome(request, response, replace(done.value, reason=logs.redact(done.value.reason)))
     except EgressError as error:
         return Outcome(request, None, retry.from_error(error))
     except Exception as error:  # noqa: BLE001 -- see above
@@ -73,33 +83,6 @@ def _steps(destination: Destination, leased: Sequence[Leased], now: datetime) ->
     if kind.summary is not None and len(leased) > 1:
         return kind.summary([event for _, event in leased], destination.options, now=now, home=destination.home)
     return kind.flow(event, destination.options_for(delivery), now=now, home=destination.home)
-
-
-async def sample(
-    egress: Egress,
-    destination: Destination,
-    clock: Callable[[], datetime],
-    entropy: Callable[[int], bytes],
-    log: Logger,
-) -> tuple[Attempt, Result]:
-    """Send a sample event; the attempt, which belongs to no delivery and is not stored, and what the answer means."""
-    started = clock()
-    ms = int(started.timestamp() * 1000)
-    event = sample_event(event_id=ids.event_id(ms, entropy(10)), now=started)
-    delivery = Delivery(
-        id=ids.delivery_id(ms, entropy(10)),
-        event_id=event.id,
-        task_id=event.task_id,
-        destination=destination.name,
-        state="leased",
-        created_at=started,
-        due_at=None,
-    )
-    outcome = await attempt(egress, destination, [(delivery, event)], started, log)
-    decision = Decision("delivered" if outcome.result.kind == "ok" else "dead", None, outcome.result.reason)
-    attempt_id = ids.attempt_id(ms, entropy(10))
-    made = recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=clock())
-    return made, outcome.result
 
 
 def recorded(
@@ -138,8 +121,9 @@ def _request_json(request: HttpRequest, destination: Destination) -> str:
 def _response_json(response: HttpResponse | None) -> str | None:
     if response is None:
         return None
-    body = response.body[:KEPT_BYTES].decode("utf-8", errors="replace")
-    return orjson.dumps({"status": response.status, "headers": dict(response.headers), "body": body}).decode()
+    headers = {name: logs.redact(value) for name, value in response.headers.items()}
+    body = logs.redact(response.body[:KEPT_BYTES].decode("utf-8", errors="replace"))
+    return orjson.dumps({"status": response.status, "headers": headers, "body": body}).decode()
 
 
 def tell(

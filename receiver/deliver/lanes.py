@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from receiver.health import held
 from receiver.pace import Haste, Rate
+from receiver.records import Health
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from receiver.health import Terms
     from receiver.ids import DeliveryId
     from receiver.lifecycle import HealthState
-    from receiver.records import Delivery, Event, Health
+    from receiver.records import Delivery, Event
+    from receiver.retry import Result
 
 HANDED_PER_SLOT = 4
 """Deliveries that may wait in memory for each slot of a lane; more stay in the store until there is room."""
@@ -174,6 +177,15 @@ class Lane:
         self.state = health.state
         if health.held_until is not None:
             self.held_until = max(health.held_until, self.held_until or health.held_until)
+
+    def heed(self, result: Result, at: datetime) -> list[Delivery]:
+        """What it asked for holds at once, however long that takes to be stored; those that go back untried for it."""
+        until = held(Health(self.destination.name), result, at).held_until
+        if until is None or self.destination.terms is None:
+            return []
+        self.held_until = max(until, self.held_until or until)
+        self.wake_at(self.held_until)
+        return self.put_back(None, at)
 
     def wake_at(self, at: datetime) -> None:
         """It is due then at the latest."""

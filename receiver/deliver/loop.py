@@ -8,11 +8,10 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from receiver.deliver.attempts import sample
 from receiver.deliver.claims import Claim, HandBack
 from receiver.deliver.lanes import Lane
-from receiver.deliver.ops import Heed, Knock, Redeliver, Turn
-from receiver.deliver.trying import Trier
+from receiver.deliver.ops import LEFT_ALONE, Heed, Knock, Knocked, Redeliver, Turn
+from receiver.deliver.trying import Heeding, Trier, sample
 from receiver.errors import Conflict, NotFound, StoreUnavailable
 from receiver.records import Health
 from receiver.store.rates import Paced
@@ -155,10 +154,12 @@ class Deliverer:
         destination = self._with_health(name)
         lane, now = self._lanes[name], self.clock()
         knocked = await self.store.run(Knock(name, now, self._paced(lane, now)))
+        if lane.is_left_alone(self.clock()):  # it said so while we asked
+            knocked = Knocked(lane.held_until, LEFT_ALONE)
         if knocked.until is not None:
             again = f"{knocked.until.isoformat(timespec='seconds')[:19]}Z"
             raise Conflict(f"nothing was sent to {name}: {knocked.reason}, and may be called again at {again}")
-        made, result = await sample(self.egress, destination, self.clock, self.rules.entropy, self.after.log)
+        made, result = await sample(self._trier, destination, self._heeding(lane))
         self.after.log.info("destination.tested", destination=name, result=made.result, reason=made.reason)
         if result.kind != "ok" or result.hold is not None:
             self._heard(lane, await self.store.run(Heed(name, result, self.clock())))
@@ -329,12 +330,17 @@ class Deliverer:
         started, destination, lease = self.clock(), lane.destination, leased[0][0].leased_until
         if lease is not None and started + destination.attempt_for > lease:
             return  # it waited too long in memory; the sweep gives it back, and no attempt is spent
-        if begin_by is not None and started > begin_by:
-            lane.due = True  # the start that was granted is over
+        if lane.is_left_alone(started) or (begin_by is not None and started > begin_by):
+            lane.due = True  # it asked for that just now, or the start that was granted is over
             self._give_back([delivery for delivery, _ in leased])
             return
-        for delivery, decision, tried in await self._trier.run(destination, leased, started):
+        for delivery, decision, tried in await self._trier.run(destination, leased, started, self._heeding(lane)):
             self._settle(lane, delivery, decision, tried)
+
+    def _heeding(self, lane: Lane) -> Heeding:
+        return Heeding(
+            lambda: not lane.is_left_alone(self.clock()), lambda result, at: self._give_back(lane.heed(result, at))
+        )
 
     def _settle(self, lane: Lane, delivery: Delivery, decision: Decision, tried: Tried) -> None:
         if decision.state == "dead":

@@ -150,6 +150,9 @@ class Together(Reads):
         return tried
 
 
+LEFT_ALONE = "it asked to be left alone"
+
+
 @dataclass(frozen=True)
 class Knocked:
     """Whether something may be sent now that is no delivery; `until` is when else, with the reason in words."""
@@ -169,7 +172,7 @@ class Knock(Reads):
     def apply(self, unit: Unit) -> Knocked:
         """Ask, and stage the start."""
         if (until := health.held_at(unit.health(self.name), self.now)) is not None:
-            return Knocked(until, "it asked to be left alone")
+            return Knocked(until, LEFT_ALONE)
         if self.paced is not None:
             starts = Starts.of(unit, self.paced)
             if not starts.free:

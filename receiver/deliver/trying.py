@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from receiver import ids, retry
 from receiver.deliver.attempts import attempt, recorded, tell
 from receiver.deliver.ops import Attempted, Together
+from receiver.destinations.sample import sample_event
 from receiver.errors import StoreUnavailable
+from receiver.records import Delivery
+from receiver.retry import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
     from receiver.deliver.ops import Tried
     from receiver.egress import Egress
     from receiver.ingest import After, Rulebook
-    from receiver.records import Delivery
-    from receiver.retry import Decision
+    from receiver.records import Attempt
+    from receiver.retry import Result
     from receiver.store import Store
 
 STORE_RETRY_FOR = timedelta(seconds=0.5)
@@ -37,6 +40,18 @@ class Ended(NamedTuple):
     tried: Tried
 
 
+class Heeding(NamedTuple):
+    """What an attempt asks of its lane, and tells it.
+
+    Attributes:
+        is_free: whether its destination may be called now.
+        heed: told what it answered, and when.
+    """
+
+    is_free: Callable[[], bool]
+    heed: Callable[[Result, datetime], None]
+
+
 @dataclass
 class Trier:
     """Makes attempts, and keeps what came of them."""
@@ -47,10 +62,13 @@ class Trier:
     after: After
     clock: Callable[[], datetime]
 
-    async def run(self, destination: Destination, leased: Sequence[Leased], started: datetime) -> list[Ended]:
+    async def run(
+        self, destination: Destination, leased: Sequence[Leased], started: datetime, lane: Heeding
+    ) -> list[Ended]:
         """Try what was leased, together where it is several; those whose lease still held."""
-        outcome = await attempt(self.egress, destination, leased, started, self.after.log)
+        outcome = await attempt(self.egress, destination, leased, started, self.after.log, lane.is_free)
         ended, draw = self.clock(), self.rules.draw()
+        lane.heed(outcome.result, ended)  # before it is stored: others are about to begin
         ops = [self._op(destination, one, outcome, started, ended, draw) for one in leased]
         tried: list[Tried] | None = None
         try:
@@ -91,3 +109,26 @@ class Trier:
                 if lease is None or self.clock() + STORE_RETRY_FOR >= lease:
                     raise
             await asyncio.sleep(STORE_RETRY_FOR.total_seconds())
+
+
+async def sample(trier: Trier, destination: Destination, lane: Heeding) -> tuple[Attempt, Result]:
+    """Send a sample event; the attempt, which belongs to no delivery and is not stored, and what the answer means."""
+    started, entropy = trier.clock(), trier.rules.entropy
+    ms = int(started.timestamp() * 1000)
+    event = sample_event(event_id=ids.event_id(ms, entropy(10)), now=started)
+    delivery = Delivery(
+        id=ids.delivery_id(ms, entropy(10)),
+        event_id=event.id,
+        task_id=event.task_id,
+        destination=destination.name,
+        state="leased",
+        created_at=started,
+        due_at=None,
+    )
+    outcome = await attempt(trier.egress, destination, [(delivery, event)], started, trier.after.log, lane.is_free)
+    ended = trier.clock()
+    lane.heed(outcome.result, ended)
+    decision = Decision("delivered" if outcome.result.kind == "ok" else "dead", None, outcome.result.reason)
+    attempt_id = ids.attempt_id(ms, entropy(10))
+    made = recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=ended)
+    return made, outcome.result

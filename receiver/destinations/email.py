@@ -133,7 +133,9 @@ def judge(response: HttpResponse) -> Result:
 def _mail(card: Card, options: EmailOptions, now: datetime) -> EmailMessage:
     title, text = options.title_of(card, options.limit("title")), options.text_of(card, options.limit("text"))
     mail = EmailMessage(policy=policy.SMTP)
-    mail["From"], mail["To"], mail["Subject"] = options.sender, ", ".join(options.to), title
+    # What looks encoded (RFC 2047) would be decoded, here and by every reader, line feeds and all.
+    mail["Subject"] = title.replace("=?", "=\uff1f")
+    mail["From"], mail["To"] = options.sender, ", ".join(options.to)
     mail["Date"] = format_datetime(now.astimezone(UTC))
     mail["Message-ID"] = message_id = _message_id(card, options, text, now)
     mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's holiday answers it
