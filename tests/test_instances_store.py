@@ -89,10 +89,16 @@ def silenced(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def test_a_server_that_goes_silent_is_left(pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(store: Store) -> None:
+    """It waits a second for an answer, not a minute."""
+    dialect: Any = store.dialect
+    dialect._patience = 1.0
+
+
+async def test_a_server_that_goes_silent_is_left(pair: tuple[Store, Store]) -> None:
     """Who gets no answer at all hangs up and asks again: the writer, the readers, and who listens for news."""
-    monkeypatch.setattr(postgres, "SILENT_FOR", 0.5)
     store, other = pair
+    impatient(store)
     herald = store.herald
     assert herald is not None
     assert herald._session is not None
@@ -113,12 +119,10 @@ async def test_a_server_that_goes_silent_is_left(pair: tuple[Store, Store], monk
     assert await store.read(store.tasks.counts) == {"queued": 2}
 
 
-async def test_a_reader_gets_away_from_a_silent_server(
-    pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_reader_gets_away_from_a_silent_server(pair: tuple[Store, Store]) -> None:
     """A question that stays without an answer ends, and the next one is asked on another connection."""
-    monkeypatch.setattr(postgres, "SILENT_FOR", 0.5)
     store, _ = pair
+    impatient(store)
 
     def ask(connection: Connection) -> Any:
         driver: Any = connection.connection.driver_connection
