@@ -18,13 +18,15 @@ from receiver.destinations import webhook
 from receiver.destinations.base import Kind
 from receiver.destinations.webhook import WebhookOptions
 from receiver.errors import Conflict
+from receiver.ingest import Born, record_operator
 from receiver.records import Health
+from receiver.routing import Rule
 from receiver.store import Store
 from receiver.wire import HttpRequest
 from tests import databases
 from tests.deliver_room import running, to
 from tests.platforms import Asked, Platform, served
-from tests.rooms import Do, a_delivery, a_task, an_event, delivery_of, opened, put, until
+from tests.rooms import Do, a_delivery, a_task, an_event, delivery_of, opened, put, rulebook, until
 from tests.world import Sink, sink
 
 if TYPE_CHECKING:
@@ -178,6 +180,35 @@ async def test_a_wait_holds_before_it_is_stored(store: Store, target: Sink) -> N
         with pytest.raises(Conflict, match="asked to be left alone"):
             await room.deliverer.test("sink")
     assert len(target.received) == 1
+
+
+async def test_a_full_lane_hears_what_another_instance_was_told(tmp_path: Path, target: Sink) -> None:
+    """It has no room to claim, and asks all the same: what waits in its memory goes back before it is tried."""
+    url = databases.new(tmp_path)
+    one, two = Store.open(url), Store.open(url)
+    target.answers[:] = [None]
+    try:
+        async with running(two, to(target.url, max_concurrency=1, timeout=60.0)) as room:
+            await room.given(count=4)
+            lane = room.deliverer._lanes["sink"]
+            await until(lambda: len(lane.waiting) == 3 and not lane.is_low)
+            await one.run(Do(partial(_put, Health("sink", held_until=clock() + HOUR))))
+            await until(lambda: not lane.waiting)
+            assert lane.is_left_alone(clock())
+    finally:
+        await asyncio.gather(one.close(), two.close())
+    assert len(target.received) == 1
+
+
+@pytest.mark.parametrize("state", [Health("ops", held_until=clock() + HOUR), Health("ops", "paused")])
+async def test_nothing_is_handed_over_that_another_instance_knows_to_be_held(store: Store, state: Health) -> None:
+    """It is asked in the transaction that makes the delivery; an instance that is alone was told itself."""
+    rules = rulebook(rules=[Rule("ops", events=("delivery.dead",))], lanes={}, room=lambda _name: 8)
+    born = Born()
+    await store.run(Do(partial(_put, state)))
+    await store.run(Do(lambda unit: record_operator(unit, "delivery.dead", rules, clock(), born, reason="said")))
+    assert len(born.waiting) == store.dialect.is_shared
+    assert len(born.leased) == (not store.dialect.is_shared)
 
 
 class _Slow(Platform):

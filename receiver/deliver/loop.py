@@ -163,6 +163,7 @@ class Deliverer:
         self.after.log.info("destination.tested", destination=name, result=made.result, reason=made.reason)
         if result.kind != "ok" or result.hold is not None:
             self._heard(lane, await self.store.run(Heed(name, result, self.clock())))
+            self.after.held(name)
         return made
 
     def _with_health(self, name: str) -> Destination:
@@ -190,8 +191,8 @@ class Deliverer:
         """One claim for every lane with room; seconds until the next is due."""
         await self._put_back()
         now = self.clock()
-        self._look(now)
-        lanes = [lane for lane in self._lanes.values() if lane.asked or (lane.due and lane.is_low)]
+        is_time = self._look(now)  # then a lane that is full asks, too: what another instance was told, it hears so
+        lanes = [lane for lane in self._lanes.values() if lane.asked or (lane.due and (lane.is_low or is_time))]
         for lane in lanes:  # before the claims: what is said while they are under way is said of what they miss
             lane.due = lane.asked = lane.more = lane.more_asked = False
             lane.due_at = None
@@ -211,7 +212,7 @@ class Deliverer:
         soonest = (min(dues) - self.clock()).total_seconds() if dues else IDLE_FOR
         return min(max(soonest, 0.01), IDLE_FOR)
 
-    def _look(self, now: datetime) -> None:
+    def _look(self, now: datetime) -> bool:
         """Which lanes are due now; all of them once in `IDLE_FOR`, however busy some are, should a wake be lost."""
         at = asyncio.get_running_loop().time()
         is_time = at >= self._look_at
@@ -219,6 +220,7 @@ class Deliverer:
             self._look_at = at + IDLE_FOR
         for lane in self._lanes.values():
             lane.due = lane.due or is_time or (lane.due_at is not None and lane.due_at <= now)
+        return is_time
 
     def _claim(self, lane: Lane, now: datetime) -> Claim:
         destination = lane.destination

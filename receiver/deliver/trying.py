@@ -73,6 +73,8 @@ class Trier:
         tried: list[Tried] | None = None
         try:
             tried = await self._stored(Together(ops), leased[0][0].leased_until)
+            if not lane.is_free():
+                self.after.held(destination.name)
         finally:
             for place, op in enumerate(ops):
                 stored = tried is not None and tried[place].held

@@ -78,6 +78,11 @@ class After:
                 }
                 self.herald.tell((), due, events=True)
 
+    def held(self, destination: str) -> None:
+        """A destination asked to be left alone: the other instances are to ask about it."""
+        if self.herald is not None:
+            self.herald.tell((), (destination,), events=False)
+
     def heard(self, news: News) -> None:
         """Act on what other instances did."""
         known = self._waiting if news.tasks is None else news.tasks & self._waiting.keys()

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import orjson
 from msgspec.structs import replace
 
-from receiver import ids, routing
+from receiver import health, ids, routing
 from receiver.ids import TaskId
 from receiver.ingest.judge import Polling
 from receiver.records import Delivery, Event, Task
@@ -191,7 +191,8 @@ def _own_callback(event: Event, url: str, rules: Rulebook) -> Delivery:
 def _bear(unit: Unit, event: Event, delivery: Delivery, rules: Rulebook, into: Born) -> None:
     """Stage a new delivery, leased at birth where its worker has room, so that nobody must find it again."""
     name, now = delivery.destination, event.created_at
-    if delivery.due_at is not None and delivery.due_at <= now and unit.handed(name) < rules.room(name):
+    is_due = delivery.due_at is not None and delivery.due_at <= now
+    if is_due and unit.handed(name) < rules.room(name) and not _is_held(unit, name, now):
         unit.hand(name)
         lease = now + rules.lanes.get(name, _NO_LANE).lease_for
         delivery = replace(delivery, state="leased", due_at=None, lease_token=1, leased_until=lease)
@@ -199,6 +200,14 @@ def _bear(unit: Unit, event: Event, delivery: Delivery, rules: Rulebook, into: B
     else:
         into.waiting.append(delivery)
     unit.add_delivery(delivery)
+
+
+def _is_held(unit: Unit, name: str, now: datetime) -> bool:
+    """Whether another instance knows why nothing may be sent there; our own has no room then, and need not ask."""
+    if not unit.is_shared:
+        return False
+    state = unit.health(name)
+    return state.state != "active" or health.held_at(state, now) is not None
 
 
 def event_data(task: Task, data_json: str | None = None) -> str:

@@ -127,13 +127,14 @@ class Unit:
     Attributes:
         changes: counts what was staged, so that the writer can tell an op that changed nothing.
         events: those that were staged; no question finds them.
+        is_shared: other instances change what is here, too.
     """
 
     def __init__(self, connection: Session, statements: Statements) -> None:
         """Begin with nothing read and nothing staged."""
         self._connection = connection
         self._statements = statements
-        self.changes = 0
+        self.changes, self.is_shared = 0, statements.dialect.is_shared
         self._tasks = _Table(statements.tasks)
         self._deliveries = _Table(statements.deliveries)
         self._health: _Table[Health] | None = None
@@ -266,7 +267,7 @@ class Unit:
     def own_health(self, name: str) -> Health:
         """A destination's health for one who will change it: nobody else does until the commit."""
         health = self.health(name)
-        if not self._statements.dialect.is_shared or health.name in self._owned:
+        if not self.is_shared or health.name in self._owned:
             return health
         self._owned.add(name)
         own = self._statements.own_health
@@ -323,8 +324,7 @@ class Unit:
     def select(self, prepared: Prepared, **named: Any) -> list[Any]:
         """Rows of a question that must see what was staged so far: that is written first."""
         self.flush(last=False)
-        found: list[Any] = self._connection.execute(prepared.sql, prepared.values(**named)).fetchall()
-        return found
+        return list(self._connection.execute(prepared.sql, prepared.values(**named)))
 
     def execute(self, prepared: Prepared, **named: Any) -> int:
         """A statement that changes rows by itself; how many. What was read before is forgotten."""
