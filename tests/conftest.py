@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,11 @@ import pytest
 from tests import databases, pg_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterator
+
+
+_ends: list[Callable[[Callable[[], object]], None]] = []
+"""Of the engine of this moment: what to call before it ends."""
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +36,22 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     """The engine that the tests of this moment work on, before any world of the module is built."""
     name: str = getattr(request, "param", "sqlite")
     databases.use(name)
+    _ends.append(request.addfinalizer)
     yield name
+    _ends.pop()
     databases.drop()
     databases.use("sqlite")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """What a module shares ends with the engine that it was made on: the tests of the other have their own."""
+    made = yield
+    if fixturedef.scope == "module" and fixturedef.argname != "engine":
+        _ends[-1](partial(fixturedef.finish, request))  # type: ignore[arg-type]
+    return made
 
 
 @pytest.fixture(autouse=True)
