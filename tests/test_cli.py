@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 COMMANDS = [
     "demo", "serve", "init", "submit", "emulator", "trigger", "config check", "config show", "config schema",
-    "tasks list", "tasks show", "tasks refresh", "tasks cancel", "tasks adopt", "db upgrade", "db check", "doctor",
+    "tasks list", "tasks show", "tasks refresh", "tasks cancel", "tasks adopt", "db upgrade", "db check",
+    "db copy", "doctor",
 ]  # fmt: skip
 READING = ["config check", "config show", "config schema", "tasks list", "tasks show", "db check", "doctor"]
 PRO, VIDEO, IMAGE = "runway/pro/video2video", "runwayml/v1/video_to_video", "runwayml/v1/image_to_video"
