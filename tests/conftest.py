@@ -6,6 +6,7 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests import databases, pg_server
@@ -13,6 +14,10 @@ from tests import databases, pg_server
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
 
 _ends: list[Callable[[Callable[[], object]], None]] = []
 """Of the engine of this moment: what to call before it ends."""

@@ -237,6 +237,27 @@ async def test_a_burst_is_folded(tmp_path: Path) -> None:
         assert any(re.match(r"\S+ \d+ events", one.text) for one in slack.shown), slack.shown
 
 
+async def test_a_burst_waits_for_the_platforms_own_pace(tmp_path: Path) -> None:
+    """Without a `rate` WeCom gets its twenty a minute, and the rest waits: a twenty-first would be refused."""
+    async with served(EVERY["wecom"]()) as wecom:
+
+        def change(given: dict[str, Any]) -> None:
+            given["destinations"] = [{k: v for k, v in wecom.destination("wecom").items() if k != "rate"}]
+
+        async with world(tmp_path, change=change) as service:
+            tasks = await asyncio.gather(*[service.created() for _ in range(24)])
+            for task_id in tasks:
+                await service.ended(task_id)
+            await wecom.until(lambda: len(wecom.shown) == 20)
+
+            async def rest() -> bool:
+                found = (await service.api.get("/deliveries?state=pending")).json()["data"]
+                return [one["attempt_count"] for one in found] == [0] * 4
+
+            await service.eventually(rest)
+            assert (len(wecom.asked), wecom.refused) == (20, [])
+
+
 async def test_a_chat_that_is_gone_is_paused(here: Place) -> None:
     """Nothing else is spent on it; `resume` takes it up again."""
     telegram = here.of("telegram")

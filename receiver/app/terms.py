@@ -43,7 +43,7 @@ def destination(config: Config, given: Any) -> deliver.Destination:
             base.circuit_failures if given.circuit_failures is None else given.circuit_failures,
             base.circuit_pause if given.circuit_pause is None else given.circuit_pause,
         ),
-        rate=None if given.rate is None else (given.rate.count, given.rate.per),
+        rate=KINDS[given.kind].pace if given.rate is None else (given.rate.count, given.rate.per),
         coalesce=None if given.coalesce is None else (given.coalesce.count, given.coalesce.per),
         home=config.server.public_url,
     )

@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict
 
 from receiver.retry import Result
 from receiver.wire import HttpRequest, HttpResponse
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 Steps = Generator[HttpRequest, HttpResponse, Result]
 
@@ -102,6 +105,7 @@ class Kind:
         steps: how many requests its flow makes at most.
         summary: `summary(events, options, now=…, home=…)`, a flow that tells of many events in one message; None for a
             kind whose every event counts, which therefore takes no `coalesce`.
+        pace: so many messages in so long, where the platform takes no more; an operator's `rate` goes before it.
         secrets: its options that are secrets (each has a `…_file` beside it), and whether they are lists.
     """
 
@@ -111,6 +115,7 @@ class Kind:
     masked: Callable[[HttpRequest], HttpRequest] = masked
     steps: int = 1
     summary: Callable[..., Steps] | None = None
+    pace: tuple[float, timedelta] | None = None
     secrets: Mapping[str, bool] = field(default_factory=dict)
 
 

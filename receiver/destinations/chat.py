@@ -133,8 +133,9 @@ def chat_kind(
     masked: Callable[[HttpRequest], HttpRequest],
     secrets: tuple[str, ...] = ("url",),
     steps: int = 1,
+    pace: tuple[float, timedelta] | None = None,
 ) -> Kind:
-    """A chat kind of `send(card, options, now=…)`, which makes one message of one card."""
+    """A chat kind of `send(card, options, now=…)`, which makes one message of one card; `pace` as in `Kind`."""
 
     def flow(event: Event, given: AnyOptions, *, now: datetime, home: str | None = None) -> Steps:
         return send(card(event, home=home), given, now=now)
@@ -142,7 +143,7 @@ def chat_kind(
     def summary(events: Sequence[Event], given: AnyOptions, *, now: datetime, home: str | None = None) -> Steps:
         return send(summary_card(events, home=home), given, now=now)
 
-    return Kind(name, options, flow, masked, steps, summary, dict.fromkeys(secrets, False))
+    return Kind(name, options, flow, masked, steps, summary, pace, dict.fromkeys(secrets, False))
 
 
 def markdown_links(told: Card) -> str:

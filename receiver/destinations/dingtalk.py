@@ -91,4 +91,6 @@ def _signed(url: str, secret: str, now: datetime) -> str:
     return f"{url}{'&' if '?' in url else '?'}{query}"
 
 
-KIND: Final = chat.chat_kind("dingtalk", DingTalkOptions, send, masked=masked, secrets=("url", "secret"))
+PACE: Final = (20, timedelta(minutes=1))
+"""Twenty a minute, and then ten minutes of silence."""
+KIND: Final = chat.chat_kind("dingtalk", DingTalkOptions, send, masked=masked, secrets=("url", "secret"), pace=PACE)

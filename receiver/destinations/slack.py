@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from receiver.destinations import chat
@@ -90,4 +91,8 @@ def judge(response: HttpResponse, *, now: datetime) -> Result:
     return replace(result, pause=_WORDS.get(word, result.pause))
 
 
-KIND: Final = chat.chat_kind("slack", SlackOptions, send, masked=lambda one: masked_path(one, keep=3), steps=2)
+PACE: Final = (1, timedelta(seconds=1))
+"""About one message a second to a channel (api.slack.com/docs/rate-limits)."""
+KIND: Final = chat.chat_kind(
+    "slack", SlackOptions, send, masked=lambda one: masked_path(one, keep=3), steps=2, pace=PACE
+)

@@ -6,6 +6,7 @@ workflow took it; whether it is shown, nobody tells. The URL's hosts change, so 
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from receiver.destinations import chat
@@ -95,4 +96,6 @@ def _picture(card: Card, options: TeamsOptions, links: list[tuple[str, Any]]) ->
     return {**picture, "selectAction": {"type": "Action.OpenUrl", "url": links[0][1]}} if links else picture
 
 
-KIND: Final = chat.chat_kind("teams", TeamsOptions, send, masked=lambda one: masked_path(one, least=_SECRET))
+PACE: Final = (4, timedelta(seconds=1))
+"""Four requests a second (learn.microsoft.com, add-incoming-webhook)."""
+KIND: Final = chat.chat_kind("teams", TeamsOptions, send, masked=lambda one: masked_path(one, least=_SECRET), pace=PACE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 from urllib.parse import urlsplit
 
@@ -188,4 +189,6 @@ def _masked(request: HttpRequest) -> HttpRequest:
     return replace(shown, url=re.sub(r"/bot[^/?#]+", f"/bot{MASK}", shown.url))
 
 
-KIND: Final = chat.chat_kind("telegram", TelegramOptions, send, masked=_masked, secrets=("token",), steps=3)
+PACE: Final = (1, timedelta(seconds=3))
+"""One a second to a chat and twenty a minute to a group (Bot FAQ): this keeps both."""
+KIND: Final = chat.chat_kind("telegram", TelegramOptions, send, masked=_masked, secrets=("token",), steps=3, pace=PACE)

@@ -85,4 +85,6 @@ def _text(card: Card, options: WeComOptions) -> str:
     return cut("\n\n".join(part for part in (title, text, below) if part), most, PLAIN_UTF8)
 
 
-KIND: Final = chat.chat_kind("wecom", WeComOptions, send, masked=masked)
+PACE: Final = (20, timedelta(minutes=1))
+"""Twenty a minute for a robot (official page 99110)."""
+KIND: Final = chat.chat_kind("wecom", WeComOptions, send, masked=masked, pace=PACE)

@@ -114,7 +114,7 @@ class Platform:
 
     def destination(self, name: str = "chat", **more: Any) -> dict[str, Any]:
         """An entry of `[[destinations]]`."""
-        return {"name": name, "kind": self.kind, **self.keys(), "allow_private": True, **more}
+        return {"name": name, "kind": self.kind, **self.keys(), "allow_private": True, "rate": "100/s", **more}
 
     def take(self, asked: Asked) -> tuple[Said, Shown]:
         """What is answered to a good message, and what is seen of it.
