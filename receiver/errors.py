@@ -212,10 +212,18 @@ class AnswerUnknown(ReceiverError):
 
 
 class StoreUnavailable(ReceiverError):
-    """The store could not commit; nothing of this was written."""
+    """The store could not commit; nothing of this was written.
+
+    Attributes:
+        outside: what a caller may hear of it: no host, no user, no name of a database.
+    """
 
     http_status = 503
     code = "store-unavailable"
+
+    def __init__(self, detail: str, *, outside: str = "") -> None:
+        super().__init__(detail)
+        self.outside = outside or detail
 
 
 class StoreUnsure(StoreUnavailable):

@@ -47,6 +47,16 @@ def test_no_secret_is_shown(kind: str) -> None:
         assert "secret" not in redactor.text(f"it came to {table.get(key)} and broke")
 
 
+def test_a_mistake_in_a_template_names_the_word_and_not_the_whole(file: Path) -> None:
+    """The line ends with what is wrong; the template, which may be long, is not repeated behind it."""
+    (told,) = mistakes(file, SLACK + 'title = "{{ prompt * 3 }}"')
+    assert told.endswith("* is not available in templates (line 1)")
+    (told,) = mistakes(file, SLACK + 'title = "{{ prompt | foo }}"')
+    assert told.endswith("(its line 1): No filter named 'foo'")
+    (told,) = mistakes(file, SLACK + "title = 5")
+    assert told.endswith("text in quotes is wanted, not 5")
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -134,7 +134,7 @@ def test_a_wrong_key_is_found_at_the_upstream(at: World) -> None:
     assert "wrong upstream:" in told(ended, 1)
     assert "refuses the key (401)" in ended.stdout
     assert "upstream.api_key" in ended.stdout
-    assert "1 of 8 are wrong: upstream" in ended.stderr
+    assert "1 of 8 is wrong: upstream" in ended.stderr
     assert "a-wrong-key" not in ended.stdout + ended.stderr
     assert [method for method, _ in asked] == ["GET"]  # a lookup, which is free
 

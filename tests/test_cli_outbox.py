@@ -9,12 +9,13 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from standardwebhooks import Webhook
 
-from receiver.cli import app
+from receiver.cli import app, sent, way
 from tests.cli_world import environment, receiver, up, write_config
 from tests.outbox_world import SECRET, TOKEN, Outbox, destination, outbox, sink, told
 from tests.test_cli import COMMANDS as OTHER_COMMANDS
@@ -139,6 +140,17 @@ def test_preview_is_the_exact_request_and_nothing_is_sent(configured: Path) -> N
         assert secret not in ended.stdout + plain.stdout + plain.stderr
 
 
+def test_preview_of_a_mail_is_lines(tmp_path: Path) -> None:
+    """A mail's lines end in CRLF; printed they are lines, without signs for what cannot be shown."""
+    mail = '[[destinations]]\nname = "mail"\nkind = "email"\nsmtp_url = "smtp://mail.example.com"\n'
+    write_config(
+        tmp_path, port=1, upstream="https://api.example.com", more=f'{mail}from = "a@b.example"\nto = ["c@d.example"]\n'
+    )
+    text = told(receiver("destinations", "preview", "mail", cwd=tmp_path))
+    assert "\nTo: c@d.example\n" in text
+    assert "\ufffd" not in text
+
+
 @pytest.mark.parametrize("form", ["envelope", "cloudevents"])
 def test_preview_follows_the_format(tmp_path: Path, form: str) -> None:
     """An envelope is the upstream's own shape; a CloudEvent names this service as its source."""
@@ -249,6 +261,28 @@ def test_what_is_unknown_is_a_failure(at: Outbox, command: str) -> None:
     ended = ask(at, *command.split(), "xyz_nothing")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "xyz_nothing" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "said"),
+    [
+        ("it answered 404, no_service: the URL is no longer good", 404, "no_service: the URL is no longer good"),
+        ("it answered 500; tried again in 5 s", 500, "tried again in 5 s"),
+        ("timed out", None, "timed out"),
+    ],
+)
+def test_what_was_heard_begins_with_no_leftover_sign(reason: str, status: int | None, said: str) -> None:
+    """The status stands there already; neither it nor what followed it is said again."""
+    assert way.besides(reason, status) == said
+
+
+def test_what_is_due_and_held_is_not_said_to_be_tried_now() -> None:
+    """Behind a pause or a rate a delivery that was never tried waits for its destination."""
+    made = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+    delivery = {"attempts": [], "due_at": made.isoformat()}
+    assert sent._last_words(delivery, made + timedelta(seconds=1)) == "to be tried now"
+    held = sent._last_words(delivery, made + timedelta(seconds=40))
+    assert held == "due for 40 s: it waits for its destination"
 
 
 # -- replays -----------------------------------------------------------------------------------------------------------

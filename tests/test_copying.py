@@ -156,7 +156,7 @@ def test_a_target_that_has_anything_is_refused(source: SQLite, target: Postgres)
         connection.execute("INSERT INTO writers VALUES ('another', 1, 1)")
         connection.execute("INSERT INTO refusals VALUES ('r', 1, 'forged', 'POST', 1)")
         connection.execute("INSERT INTO payloads VALUES ('tsk_2', '')")
-    refused(source, target, r"is not empty.*payloads \(1\), refusals \(1\)$")
+    refused(source, target, r"is not empty.*payloads \(1\), refusals \(1\)\nName an empty database")
     with closing(target.connect()) as connection:
         connection.execute("DELETE FROM refusals")
         connection.execute("DELETE FROM payloads")
@@ -273,7 +273,7 @@ def test_the_command_as_json(source: SQLite, target: Postgres) -> None:
     [
         ("sqlite:///other.db", 2, "a URL of PostgreSQL is wanted"),
         ("postgresql://me:SEK/RIT@host/db", 2, "write @ / ? #"),
-        ("mysql://me:SEKRIT@host/db", 2, "is wanted"),
+        ("mysql://me:SEKRIT@host/db", 2, "a URL of PostgreSQL is wanted"),
         ("postgresql://me:SEKRIT@127.0.0.1:1/db", 3, "nothing answers there"),
     ],
 )

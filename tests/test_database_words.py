@@ -6,6 +6,7 @@ A server of the tests lets everybody in, and is of one version; what it would no
 from __future__ import annotations
 
 import json
+import re
 import socketserver
 import struct
 import threading
@@ -18,6 +19,8 @@ import pytest
 from receiver.errors import StoreUnavailable
 from receiver.store import migrations
 from receiver.store.dialect.postgres import OLDEST, Postgres
+from receiver.store.dialect.words import told as told_of
+from receiver.web import gateway, problems
 from tests import databases
 from tests.cli_world import receiver, write_config
 from tests.ports import free_port
@@ -215,3 +218,15 @@ def test_a_place_is_shown_without_what_is_secret() -> None:
     """Neither password nor parameters."""
     shown = Postgres(f"postgres://me:{PASSWORD}@h1:1,h2:2/db?sslpassword={PASSWORD}&sslmode=require").url
     assert shown == "postgresql://me@h1:1,h2:2/db"
+
+
+def test_callers_hear_nothing_of_where_the_database_is() -> None:
+    """An API answer, a drop-in one and `/readyz` say what it is; host, user and name stay in the log."""
+    raw = 'connection to server at "10.1.2.3", port 5432 failed: Connection refused'
+    for error in (psycopg.OperationalError(raw), psycopg.OperationalError(f"Verbindung? {raw[:40]}")):
+        told = told_of(error, "postgresql://billing@10.1.2.3:5432/renders", "cannot open")
+        assert "10.1.2.3" in str(told)
+        for answer in (problems.of(told), gateway.problem(told)):
+            assert answer.status_code == 503
+            assert not {b"10.1.2.3", b"billing", b"renders"} & set(re.findall(rb"[\w.]+", bytes(answer.body)))
+            assert b"cannot open the database" in bytes(answer.body)

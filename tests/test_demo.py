@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from receiver.cli.sink import Sink
 from tests.cli_world import receiver, up
 
 PRO, VIDEO, IMAGE = "runway/pro/video2video", "runwayml/v1/video_to_video", "runwayml/v1/image_to_video"
@@ -106,3 +109,19 @@ def test_without_once_it_stays_up_for_the_reader(tmp_path: Path, number: signal.
         assert demo.end(number) == 0
     assert demo.err == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_knock_at_the_sink_is_no_webhook() -> None:
+    """`receiver doctor` asks by HEAD whether somebody is there: nothing arrives by it, nothing is told."""
+    sink, sent = Sink("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), list[Any]()
+    sink.listener = sent.append
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(sink({"type": "http", "method": "HEAD", "headers": []}, receive, send))
+    assert [message.get("status") for message in sent] == [405, None]
+    assert sink.arrivals == []

@@ -9,6 +9,8 @@ import typer
 from receiver.cli import output
 from receiver.cli.options import ConfigOption, JsonOption, load
 
+_WANTED = "a URL of PostgreSQL is wanted: postgresql://user@host/db"
+
 app = typer.Typer(no_args_is_help=True, help="Bring the database up to date, see whether it is, or move it.")
 
 
@@ -84,12 +86,13 @@ def copy(
     try:
         target = open_dialect(database_url(to))
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--to") from None
+        words = str(error) if to.startswith(("postgres:", "postgresql:")) else _WANTED
+        raise typer.BadParameter(words, param_hint="--to") from None
     source = open_dialect(load(config).database.url)
     if not isinstance(source, SQLite):
         raise output.Failed(f"database.url is PostgreSQL already ({source.url}); an SQLite file can be copied")
     if isinstance(target, SQLite):
-        raise typer.BadParameter("a URL of PostgreSQL is wanted: postgresql://user@host/db", param_hint="--to")
+        raise typer.BadParameter(_WANTED, param_hint="--to")
     from receiver.store import copying  # it wants the driver, which is there now
 
     told = copying.copy(source, target)
@@ -104,7 +107,7 @@ def copy(
     output.out().print(shown)
     output.say(f"Copied and verified: {source.url} is in {target.url} now. What is left to do:")
     output.say("  1. Set database.url to where it is now. What came in meanwhile is found by polling.")
-    output.say("  2. receiver doctor, then receiver serve")
+    output.say("  2. receiver serve; then receiver doctor says whether all is well.")
     output.say(f"  3. Never serve {source.path} again: it would go on with the same tasks. Keep it as a backup.")
     if told.replaced:
         output.hint(f"{told.replaced} values had NUL characters, which PostgreSQL cannot hold: each is U+FFFD there.")

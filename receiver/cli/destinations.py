@@ -67,16 +67,16 @@ def show(name: NameArgument, *, json: JsonOption = False, url: UrlOption = None,
 def _of(client: Client, name: str) -> Document:
     every = {one["name"]: one for one in client.destinations()}
     if name not in every:
-        raise output.Failed(_unknown(name, every))
+        raise output.Failed(_unknown(name, every, "the service started with"))
     return every[name]
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
+def _unknown(name: str, known: Iterable[str], where: str = "configured") -> str:
     import difflib
 
     near = difflib.get_close_matches(name, known := list(known), 1, 0.5)
     meant = f" (did you mean {near[0]}?)" if near else ""
-    return f"there is no destination {name!r}{meant}; configured: {', '.join(known) or 'none'}"
+    return f"there is no destination {name!r}{meant}; {where}: {', '.join(known) or 'none'}"
 
 
 def _advice(destination: Document, *, any_dead: bool) -> list[str]:
@@ -111,6 +111,8 @@ def send_test(
         style = "green" if took_it else "red"
         output.say(output.styled(name, "bold"), output.styled(f" {words}", style), f": {way.heard(attempt)}")
         sent.show_exchange(attempt)
+        if not took_it:
+            output.hint("`receiver doctor` tries to reach every destination, and says how to mend what is wrong.")
     if not took_it:
         raise typer.Exit(output.FAILED)
 
@@ -176,7 +178,7 @@ def preview(name: NameArgument, *, json: JsonOption = False, config: ConfigOptio
     output.say(f"{shown['method']} {shown['url']}")
     for header, value in shown["headers"].items():
         output.say(f"{header}: {value}")
-    output.say("\n", shown["body"])
+    output.say("\n", shown["body"].replace("\r\n", "\n"))
     output.hint(f"This is what {name} would be sent. Nothing was sent; to send it: receiver destinations test {name}")
 
 

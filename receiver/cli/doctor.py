@@ -50,7 +50,8 @@ def doctor(*, json: JsonOption = False, config: ConfigOption = None) -> None:
             _tell(finding)
     if wrong:
         if not json:
-            output.hint(f"{len(wrong)} of {len(findings)} are wrong: {', '.join(finding.name for finding in wrong)}")
+            verb = "is" if len(wrong) == 1 else "are"
+            output.hint(f"{len(wrong)} of {len(findings)} {verb} wrong: {', '.join(finding.name for finding in wrong)}")
         raise typer.Exit(output.FAILED)
 
 

@@ -5,7 +5,7 @@ The data is that of the API; nothing is added to it but words.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from receiver.cli import output, way
@@ -19,6 +19,8 @@ Document = dict[str, Any]
 
 BODY_SHOWN: Final = 2000
 """Characters of a body that are printed; `--json` has all that is kept."""
+PROMPT: Final = timedelta(seconds=3)
+"""What is due for longer waits: for a pause, an open circuit, a rate, or those before it."""
 WIDE: Final = 120
 """Columns from which on a list has room for words."""
 
@@ -74,7 +76,10 @@ def _last_words(delivery: Document, now: datetime) -> str:
     attempts = delivery["attempts"]
     if attempts:
         return output.short(way.heard(attempts[-1]), 100)
-    return f"to be tried {ahead(delivery['due_at'], now)}" if delivery["due_at"] else ""
+    if not (due := delivery["due_at"]):
+        return ""
+    is_held = now - datetime.fromisoformat(due) > PROMPT
+    return f"due for {way.age(due, now)}: it waits for its destination" if is_held else f"to be tried {ahead(due, now)}"
 
 
 def show_delivery(delivery: Document, *, now: datetime) -> None:

@@ -51,7 +51,11 @@ class Sink:
         self.listener: Callable[[Arrival], None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take one request: 204 for a good webhook, 401 for any other."""
+        """Take one request: 204 for a good webhook, 401 for any other; what is no POST (`doctor` knocks) is none."""
+        if scope["method"] != "POST":
+            await send({"type": "http.response.start", "status": 405, "headers": [(b"allow", b"POST")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
         body, more = b"", True
         while more:
             message = await receive()

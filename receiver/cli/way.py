@@ -119,7 +119,7 @@ def heard(attempt: Document) -> str:
 
 def besides(reason: str, status: int | None) -> str:
     """What a reason says besides the status, which a reader has read already."""
-    return reason.removeprefix(f"it answered {status}").lstrip(":; ")
+    return reason.removeprefix(f"it answered {status}").lstrip(":;, ")
 
 
 def _tried(item: Document) -> str:

@@ -115,6 +115,8 @@ _WANTED: Final = {
     "missing": "it is missing",
     "literal_error": "{expected} is wanted",
 }
+_OWN_WORDS: Final = frozenset({"title", "text"})
+"""Templates: what is wrong is a word of them, which is named, and not the whole."""
 
 
 def told(raw: Raw, error: ErrorDetails, path: KeyPath, known: Iterable[str]) -> str:
@@ -125,7 +127,7 @@ def told(raw: Raw, error: ErrorDetails, path: KeyPath, known: Iterable[str]) -> 
     ours = _WANTED.get(kind)
     words = ours.format_map(context) if ours else error["msg"].removeprefix("Value error, ")
     shown = None if kind == "missing" else _shown(raw, error["input"], path)
-    if shown is not None and shown not in words:
+    if shown is not None and shown not in words and (ours or path[-1] not in _OWN_WORDS):
         words += f", not {shown}"
     near = suggestion(str(error["input"]), re.findall(r"'(.*?)'", words)) if kind == "literal_error" else ""
     return words + near

@@ -170,7 +170,7 @@ class Deliverer:
         destination = self.destinations.get(name)
         if destination is None or destination.terms is None:
             known = ", ".join(sorted(one.name for one in self.destinations.values() if one.terms is not None))
-            raise NotFound(f"there is no destination {name[:80]!r}; configured: {known or 'none'}")
+            raise NotFound(f"there is no destination {name[:80]!r}; the service started with: {known or 'none'}")
         return destination
 
     # -- claiming --------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def check(source: str) -> str:
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         raise ValueError(
-            f"the template cannot be read{f' (its line {line})' if line else ''}: {error.message}"
+            f"the template cannot be read{f' (its line {line})' if line else ''}: {(error.message or '').rstrip('.')}"
         ) from None
     except (RecursionError, MemoryError, OverflowError, SyntaxError):
         raise ValueError("the template is nested too deep") from None

@@ -131,7 +131,11 @@ def _prepare(connection: Connection, target: Postgres) -> None:
     counts = {table.name: connection.scalar(select(count()).select_from(table)) for table in TABLES}
     there = [f"{name} ({rows})" for name, rows in counts.items() if rows]
     if there:
-        raise Conflict(f"{target.url} is not empty, and nothing is written over: it has rows in {', '.join(there)}")
+        refusal = Conflict(f"{target.url} is not empty, and nothing is written over: it has rows in {', '.join(there)}")
+        refusal.add_note(
+            "Name an empty database. What nobody needs is thrown away there by: DROP SCHEMA receiver CASCADE"
+        )
+        raise refusal
 
 
 def _driver(connection: Connection) -> psycopg.Connection[Any]:

@@ -223,6 +223,8 @@ class Writer:
         """What the waiters of a batch that failed are told."""
         if isinstance(error, StoreUnsure) or not (self._dialect.is_outage(error) or self._dialect.is_passing(error)):
             return error
+        if isinstance(error, StoreUnavailable):  # there was not even a connection, and it says so
+            return error
         return StoreUnavailable(f"cannot commit: {error}")
 
     def _insist(self, batch: list[_Waiting[Any]]) -> BaseException | None:

@@ -221,7 +221,10 @@ class Api:
             if name not in self.destinations:
                 known = ", ".join(sorted(self.destinations)) or "none"
                 flaws.append(
-                    Flaw(f"there is no destination {name[:80]!r}; configured: {known}", f"/destinations/{number}")
+                    Flaw(
+                        f"there is no destination {name[:80]!r}; the service started with: {known}",
+                        f"/destinations/{number}",
+                    )
                 )
         return flaws
 

@@ -207,14 +207,14 @@ def _from_task(route: str, task: Task | None, headers: Mapping[str, str]) -> Res
 def problem(error: ReceiverError, more: Mapping[str, str] | None = None) -> Response:
     """An error of ours in the upstream's shape (upstream.md 1.1, E1)."""
     headers = dict(more or {})
-    param = ""
+    param, said = "", str(error)
     match error:
         case UpstreamAway():
             headers["retry-after"] = str(max(1, round(error.retry_after)))
         case AnswerUnknown():
             headers |= NO_REPEAT
         case StoreUnavailable():
-            headers["retry-after"] = "5"
+            headers["retry-after"], said = "5", error.outside
         case RateLimited():
             headers["retry-after"] = str(error.retry_after)
         case KeyBusy():
@@ -226,6 +226,6 @@ def problem(error: ReceiverError, more: Mapping[str, str] | None = None) -> Resp
     task_id = getattr(error, "task_id", None)
     if task_id:
         headers["receiver-task-id"] = task_id
-    words = {"message": str(error), "type": "receiver_error", "param": param, "code": error.code}
+    words = {"message": said, "type": "receiver_error", "param": param, "code": error.code}
     body = masked(orjson.dumps({"error": words}))
     return Response(body, error.http_status, headers, "application/json")

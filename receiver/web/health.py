@@ -83,7 +83,12 @@ class Health:
             async with asyncio.timeout(PROBE_FOR):
                 await self.store.run(Probe(self.store))
         except (StoreUnavailable, TimeoutError) as error:
-            reasons.insert(0, f"the store cannot commit: {error}")
+            words = (
+                error.outside.removeprefix("cannot commit: ")
+                if isinstance(error, StoreUnavailable)
+                else "it does not answer"
+            )
+            reasons.insert(0, f"the store cannot commit: {words}")
         status = "unready" if reasons else "ready"
         body = orjson.dumps({"status": status, "reasons": reasons})
         return Response(body, 503 if reasons else 200, media_type="application/json")

@@ -348,7 +348,7 @@ class Outbox:
         configured = self._configured()
         if name not in configured:
             there_are = ", ".join(sorted(configured)) or "none"
-            raise NotFound(f"there is no destination {name[:60]!r}; configured: {there_are}")
+            raise NotFound(f"there is no destination {name[:60]!r}; the service started with: {there_are}")
         return configured[name]
 
 

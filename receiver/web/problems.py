@@ -179,4 +179,5 @@ def of(error: ReceiverError) -> Response:
             "task_id": error.task_id,
             "upstream": {"status": error.upstream_status, "body": error.upstream_body},
         }
-    return problem(status, code if code in KINDS else "internal", str(error), headers=headers_of(error), **more)
+    words = error.outside if isinstance(error, StoreUnavailable) else str(error)
+    return problem(status, code if code in KINDS else "internal", words, headers=headers_of(error), **more)

@@ -208,8 +208,8 @@ class ServeLock:
             holder = self._file.read().strip() or "unknown"
             self._file.close()
             raise StoreUnavailable(
-                f"another `receiver serve` (process {holder}) already serves {path.with_suffix('')}: "
-                "stop it first, or give this one its own database.url"
+                f"a `receiver serve` (process {holder}) already serves {path.with_suffix('')}: stop it first, or name "
+                "another file in database.url"
             ) from error
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n")

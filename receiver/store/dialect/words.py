@@ -90,7 +90,8 @@ def told(error: Exception, url: str, what: str) -> StoreUnavailable:
         return found
     for known in _KNOWN:
         if state in known.states or (state is None and re.search(known.pattern, raw)):
-            found = StoreUnavailable(f"{what} the database {url}: {known.meaning} ({raw})")
+            outside = f"{what} the database: {known.meaning}"
+            found = StoreUnavailable(f"{what} the database {url}: {known.meaning} ({raw})", outside=outside)
             found.add_note(known.mend)
             return found
-    return StoreUnavailable(f"{what} the database {url}: {raw}")
+    return StoreUnavailable(f"{what} the database {url}: {raw}", outside=f"{what} the database; the log says why")
