@@ -6,15 +6,16 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
 import httpx
 
+from tests.nest import Hatched, hatch
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -43,33 +44,33 @@ def receiver(
     *arguments: str | Path, cwd: Path, stdin: str = "", env: Mapping[str, str] | None = None, seconds: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "receiver", *map(str, arguments)],
-        cwd=cwd,
-        env=environment(**(env or {})),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
+    with TemporaryFile("w+") as given, TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        given.write(stdin)
+        given.seek(0)
+        streams = [one.fileno() for one in (given, out, err)]
+        hatched = hatch(arguments, cwd=cwd, env=environment(**(env or {})), streams=streams)
+        try:
+            code = hatched.wait(seconds)
+        finally:
+            hatched.kill()
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
 
 
 @dataclass
 class Running:
     """A command that stays up; its lines are collected as they come."""
 
-    process: subprocess.Popen[str]
+    process: Hatched
     out: list[str] = field(default_factory=list)
     err: list[str] = field(default_factory=list)
     _news: threading.Condition = field(default_factory=threading.Condition)
     _threads: list[threading.Thread] = field(default_factory=list)
 
-    def collect(self) -> None:
+    def collect(self, out: IO[str], err: IO[str]) -> None:
         """Begin to read both streams."""
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        for stream, lines in ((self.process.stdout, self.out), (self.process.stderr, self.err)):
+        for stream, lines in ((out, self.out), (err, self.err)):
             thread = threading.Thread(target=self._read, args=(stream, lines), daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -107,26 +108,23 @@ class Running:
 @contextmanager
 def up(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[Running]:
     """Start a command that stays up; it is killed at the end if it is still there."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "receiver", *map(str, arguments)],
-        cwd=cwd,
-        env=environment(**(env or {})),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    running = Running(process)
-    running.collect()
-    try:
-        yield running
-    finally:
-        if process.poll() is None:
+    with ExitStack() as streams:
+        (out, its_out), (err, its_err) = os.pipe(), os.pipe()
+        outs = [streams.enter_context(os.fdopen(one)) for one in (out, err)]
+        with open(os.devnull) as nothing, os.fdopen(its_out, "w"), os.fdopen(its_err, "w"):  # noqa: PTH123
+            process = hatch(
+                arguments,
+                cwd=cwd,
+                env=environment(**(env or {})),
+                streams=[nothing.fileno(), its_out, its_err],
+            )
+        running = Running(process)
+        running.collect(*outs)
+        try:
+            yield running
+        finally:
             process.kill()
-        process.wait(10)
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+            process.wait(10)
 
 
 def write_config(folder: Path, *, port: int, upstream: str, more: str = "") -> Path:
