@@ -422,6 +422,11 @@ def test_pause_holds_what_is_due_and_resume_sends_it(at: Outbox) -> None:
         shown = ask(at, "destinations", "show", MOODY)
         assert "paused" in told(shown)
         assert f"receiver destinations resume {MOODY}" in shown.stderr
+        looked = {one["name"]: one for one in json.loads(ask(at, "doctor", "--json").stdout)["checks"]}
+        assert looked["destination moody"]["state"] == "note"
+        assert looked["destination moody"]["detail"].startswith("it is paused: ")
+        assert "receiver destinations resume moody" in looked["destination moody"]["mend"]
+        assert looked["destination good"]["state"] == "ok"
         [held] = json.loads(told(ask(at, "deliveries", "list", "--task", task_id, "--json")))["data"]
         assert (held["state"], held["attempt_count"]) == ("pending", 0)
         assert len(at.sink.at("/moody")) == before

@@ -161,11 +161,11 @@ def test_a_target_that_has_anything_is_refused(source: SQLite, target: Postgres)
         connection.execute("DELETE FROM refusals")
         connection.execute("DELETE FROM payloads")
         connection.execute("UPDATE counters SET value = 3")
-    refused(source, target, r"is not empty.*counters \(1\)$")
+    refused(source, target, r"is not empty.*counters \(1\)\n")
     with closing(target.connect()) as connection:
         connection.execute("UPDATE counters SET value = 0")
     copying.copy(source, target)
-    refused(source, target, r"is not empty.*tasks \(2\)$")
+    refused(source, target, r"is not empty.*tasks \(2\)\n")
     assert rows(target, "tasks") == rows(source, "tasks")
 
 

@@ -1,17 +1,18 @@
 """What `receiver doctor` asks of others, by the way the service itself goes: through egress.
 
 A lookup of a task that nobody has (free), a callback with a token that nobody minted (refused), the service's own word
-on its state, and a HEAD at each destination's root: it is resolved, vetted, connected to and greeted by TLS as for a
-delivery, and no event is sent.
+on its state and its destinations', and a HEAD at each destination's root: it is resolved, vetted, connected to and
+greeted by TLS as for a delivery, and no event is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import orjson
@@ -60,10 +61,16 @@ async def probe(settings: Config) -> list[Finding]:
             upstream = group.create_task(_upstream(settings, egress))
             service = group.create_task(_service(settings, egress))
             public = group.create_task(_public_url(settings, egress))
+            health = group.create_task(_health(settings, egress))
             destinations = [group.create_task(_destination(one, egress)) for one in settings.destinations]
     finally:
         await egress.aclose()
-    found = [*upstream.result(), service.result(), public.result(), *(one.result() for one in destinations)]
+    found = [
+        *upstream.result(),
+        service.result(),
+        public.result(),
+        *(_held(one.result(), health.result()) for one in destinations),
+    ]
     if not destinations:
         mend = "Add [[destinations]] to the config: where the results go."
         found.append(Finding("destinations", "note", "there are none: events are only in the feed", mend))
@@ -216,6 +223,33 @@ async def _destination(given: Destination, egress: Egress) -> Finding:
         mend = f"Add `secrets` to it: {given.name} cannot tell our webhooks from a stranger's."
         return Finding(name, "note", f"{root} can be reached; what goes there is unsigned", mend)
     return Finding(name, "ok", f"{root} can be reached; to send a sample: receiver destinations test {given.name}")
+
+
+async def _health(settings: Config, egress: Egress) -> dict[str, Any]:
+    """How the running service finds each destination, by the findings' names; nothing where it cannot be asked."""
+    from receiver.wire import HttpRequest
+
+    key = os.environ.get("RECEIVER_API_KEY") or next(reversed(settings.security.api_keys), None)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    request = HttpRequest("GET", f"{service_url(settings)}/api/v1/destinations", headers)
+    try:
+        answer = await egress.deliver(request, timeout=ASK_FOR, allow_private=True)
+        return {f"destination {one['name']}": one for one in orjson.loads(answer.body)["data"]}
+    except (EgressError, orjson.JSONDecodeError, KeyError, TypeError):
+        return {}
+
+
+def _held(finding: Finding, health: dict[str, Any]) -> Finding:
+    """What can be reached, and is sent nothing all the same."""
+    one = health.get(finding.name, {})
+    if finding.state == "wrong" or one.get("state") not in {"paused", "open"}:
+        return finding
+    why = str(one.get("reason") or one.get("last_error") or "by hand")
+    if one["state"] == "open":
+        words, mend = "it failed too often in a row, and is only probed", "Mend it; what waits goes out by itself."
+    else:
+        words, mend = "it is paused", f"When it is mended: receiver destinations resume {one['name']}"
+    return Finding(finding.name, "note", f"{words}: {why}", mend)
 
 
 def _mend(error: EgressError, name: str) -> str:
