@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from functools import cache
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NEST = """
-import gc, json, os, pkgutil, signal, socket, sys
+import gc, json, os, pkgutil, signal, socket, struct, sys
 import receiver.app, receiver.cli, receiver.client, receiver.emulator
 from receiver.__main__ import main
 for found in pkgutil.walk_packages(receiver.cli.__path__, "receiver.cli."):
@@ -46,8 +47,8 @@ while True:
     if pid:
         for one in streams:
             os.close(one)
-        os.write(report, b"%d\\n" % pid)
-        os.write(report, b"%d\\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        os.write(report, struct.pack("i", pid))
+        os.write(report, struct.pack("i", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
         os._exit(0)
     os.close(report)
     for number, one in enumerate(streams):
@@ -83,7 +84,7 @@ class Hatched:
         if self.returncode is None:
             if not select.select([self._report], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired("receiver", timeout or 0.0)
-            self.returncode = int(os.read(self._report, 64))
+            self.returncode = _number(self._report)
             os.close(self._report)
         return self.returncode
 
@@ -112,7 +113,12 @@ def hatch(arguments: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str],
         socket.send_fds(_nest(), [json.dumps(told).encode()], [*streams, its_report])
     finally:
         os.close(its_report)
-    return Hatched(int(os.read(report, 64)), report)
+    return Hatched(_number(report), report)
+
+
+def _number(report: int) -> int:
+    (number,) = struct.unpack("i", os.read(report, 4))
+    return int(number)
 
 
 @cache
