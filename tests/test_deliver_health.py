@@ -218,7 +218,7 @@ async def test_what_cannot_be_redelivered_says_why(store: Store, target: Sink) -
         with pytest.raises(Conflict, match="not in the configuration"):
             await room.deliverer.redeliver(gone.id)
         for name in ("nobody", OWN_CALLBACK):
-            with pytest.raises(NotFound, match="configured: sink"):
+            with pytest.raises(NotFound, match="started with: sink"):
                 await room.deliverer.pause(name)
 
 
