@@ -268,6 +268,7 @@ async def balancer(targets: Sequence[str], dice: random.Random) -> AsyncIterator
         for task in list(open_):
             task.cancel()
         await asyncio.gather(*open_, return_exceptions=True)
+        await asyncio.sleep(0)  # what was aborted is closed by the loop's next turn
 
 
 @asynccontextmanager

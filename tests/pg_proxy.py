@@ -126,6 +126,7 @@ class Proxy:
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.sleep(0)  # what was aborted is closed by the loop's next turn
 
     def _go_away(self) -> None:
         self.is_away = True
@@ -145,16 +146,18 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
-        with suppress(asyncio.CancelledError, ConnectionError):
-            await self._serve(reader, writer)
-        self._running.discard(task)
+        try:
+            with suppress(asyncio.CancelledError, ConnectionError):
+                await self._serve(reader, writer)
+        finally:
+            writer.transport.abort()
+            self._running.discard(task)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_away:
             self.refused += 1
             if self.is_mute:
                 await reader.read()
-            writer.transport.abort()
             return
         theirs, ours = await asyncio.open_connection(self.host, self.port)
         link = _Link(self, reader, writer, theirs, ours)

@@ -132,7 +132,7 @@ class Service(RuleBasedStateMachine):
         done = self.loop.run_until_complete(together())
         for one in done:
             assert not isinstance(one, BaseException) or isinstance(one, Conflict), repr(one)
-            for recorded in one[1] if isinstance(one, tuple) and len(one) == 3 else [one]:
+            for recorded in one[1] if type(one) is tuple and len(one) == 3 else [one]:
                 self.working += getattr(getattr(recorded, "born", None), "leased", [])
         return done
 
@@ -168,8 +168,8 @@ class Service(RuleBasedStateMachine):
     @rule(route=st.sampled_from([PRO, V2V]))
     def send(self, route: str) -> None:
         """The queue is looked at."""
-        ((claimed, _),) = self.run(Claim(self.store, route, 2, self.now, self.now + timedelta(seconds=60)))
-        self.sending += [task for task, _ in claimed]
+        (claimed,) = self.run(Claim(self.store, route, 2, self.now, self.now + timedelta(seconds=60)))
+        self.sending += [task for task, _ in claimed.tasks]
 
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
