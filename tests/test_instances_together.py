@@ -110,7 +110,7 @@ async def test_fifty_requests_of_one_key_are_one_submission(pair: Pair, way: str
     late = [await ask(number) for number in range(4)]
     assert {answer.status_code for answer in late} == {good}
     assert {answer.headers.get("idempotency-replayed") for answer in late} == {"true"}
-    # Between the upstream's answer and its copy the other instance answers from the task: the same id, in its own bytes.
+    # Between the answer and its stored copy the other instance answers from the task: the same id, in its own bytes.
     documents = [answer.json() for answer in (*answers, *late) if answer.status_code == good]
     assert len({one["id"] if way == "api" else one["data"]["task_id"] for one in documents}) == 1
     assert sum(1 for task in pair.upstream.tasks.values() if task.prompt == prompt) == 1
