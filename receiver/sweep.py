@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from receiver import health, ids
+from receiver import ids
+from receiver.deliver.claims import give_back
 from receiver.errors import StoreUnavailable
 from receiver.ingest import Recorded
 from receiver.records import Refusal
@@ -59,10 +60,7 @@ class Rescue(Reads):
             else unit.deliveries_where(questions.workers_gone, now=self.now, limit=STEP)
         )
         for delivery in gone:
-            unit.put_delivery(replace(delivery, state="pending", due_at=self.now, leased_until=None))
-            state = unit.health(delivery.destination)
-            if state.probe_id == delivery.id:  # another may be made
-                unit.put_health(health.unprobed(unit.own_health(delivery.destination), self.now))
+            give_back(unit, delivery, self.now)
         return gone
 
 

@@ -212,9 +212,16 @@ class HandBack(Reads):
         for mine in self.deliveries:
             delivery = unit.delivery(mine.id)
             if delivery is not None and delivery.state == "leased" and delivery.lease_token == mine.lease_token:
-                unit.put_delivery(replace(delivery, state="pending", due_at=self.now, leased_until=None))
+                give_back(unit, delivery, self.now)
                 given += 1
-                state = unit.health(delivery.destination)
-                if state.probe_id == delivery.id:
-                    unit.put_health(health.unprobed(unit.own_health(state.name), self.now))
         return given
+
+
+def give_back(unit: Unit, delivery: Delivery, now: datetime) -> None:
+    """Stage that a leased delivery waits again; where it was its destination's probe another may be made."""
+    unit.put_delivery(replace(delivery, state="pending", due_at=now, leased_until=None))
+    if unit.health(delivery.destination).probe_id != delivery.id:
+        return
+    state = unit.own_health(delivery.destination)  # asked again under its lock: another instance may have been first
+    if state.probe_id == delivery.id:
+        unit.put_health(health.unprobed(state, now))

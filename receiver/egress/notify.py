@@ -37,8 +37,6 @@ async def send(request: HttpRequest, *, timeout: float) -> HttpResponse:  # noqa
     Raises:
         EgressError: apprise is not there, or took too long.
     """
-    if not _threads.acquire(blocking=False):
-        raise EgressError(f"{_MOST} notifications hang in apprise already", stage="timeout", sent=False)
     try:
         async with asyncio.timeout(timeout):
             taken = await dialing.in_thread(lambda: _notify(request), name="apprise")
@@ -48,6 +46,9 @@ async def send(request: HttpRequest, *, timeout: float) -> HttpResponse:  # noqa
 
 
 def _notify(request: HttpRequest) -> bool:
+    # In the thread itself, which gives the place back: one that cannot even be started has taken none.
+    if not _threads.acquire(blocking=False):
+        raise EgressError(f"{_MOST} notifications hang in apprise already", stage="timeout", sent=False)
     try:
         try:
             import apprise
