@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from receiver.app import memory
 from receiver.app.chance import Entropy, clock
 from receiver.app.server import Server
 from receiver.app.service import Service
@@ -24,6 +25,7 @@ async def serve(config: Config, *, host: str | None = None, port: int | None = N
     Raises:
         StoreUnavailable, ConfigError: it cannot start; see `Service.start`.
     """
+    memory.keep_what_is_freed()
     service = await Service.start(config)
     try:
         here = config.server

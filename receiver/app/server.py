@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from receiver.app import service as rooms
+from receiver.app.joined import Protocol
 
 if TYPE_CHECKING:
     import socket
@@ -33,6 +34,7 @@ class Server(uvicorn.Server):
                 host=host,
                 port=port,
                 workers=1,
+                http=Protocol,
                 access_log=False,
                 log_config=None,
                 lifespan="off",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 import secrets
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from receiver import deliver, logs
-from receiver.app import terms
+from receiver.app import memory, terms
 from receiver.app.chance import Entropy
 from receiver.app.chance import clock as local_clock
 from receiver.config import secrets_of
@@ -132,8 +131,8 @@ class Service:
         after = After(log)
         destinations = {d.name: terms.destination(config, d) for d in config.destinations}
         destinations[OWN_CALLBACK] = terms.own_callbacks(config)
-        # Chance from the operating system: ids are guessed by nobody, and no two processes draw the same.
-        dice, entropy = random.SystemRandom(), Entropy()
+        # Seeded by the operating system, so no two processes draw the same; what must not be guessed is entropy.
+        dice, entropy = random.Random(), Entropy()  # noqa: S311 -- jitter and samples
         rules = Rulebook(
             rules=[terms.rule(d) for d in config.destinations],
             lanes={name: Lane(d.schedule[0], d.lease_for) for name, d in destinations.items()},
@@ -192,10 +191,7 @@ class Service:
         except BaseException:
             await service.close()
             raise
-        # What is here now stays: the collector need not walk through it again and again (15 us of each callback).
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 50, 100)
+        memory.freeze()
         for name, loop in (
             ("submit", submitter.run),
             ("poll", poller.run),
