@@ -240,7 +240,8 @@ class Bench:
         self.connection.close()  # what was just written would still be in its memory
         self.connection = self.store.dialect.connect()
         for _ in range(4):
-            assert self.commit("sweep: a task pruned", [Prune(self.store, self.now + LEASE)], STEP) == [STEP]
+            pruned = self.commit("sweep: a task pruned", [Prune(self.store, self.now + LEASE)], STEP)[0]
+            assert pruned.gone == STEP
             yield
 
 
