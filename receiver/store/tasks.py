@@ -8,7 +8,7 @@ from sqlalchemy import and_, bindparam, func, literal_column, null, or_, select,
 
 from receiver.records import Task
 from receiver.store.rows import SKIP, Prepared, Rows, from_ms, to_ms
-from receiver.store.schema import PERIOD, payloads, period, tasks
+from receiver.store.schema import PERIOD_BITS, payloads, period, tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,12 +90,12 @@ class TaskQuestions:
             last = connection.execute(newest).scalar()
             if last is None:
                 return None
-            first = last // PERIOD - many + 1
+            first = (last >> PERIOD_BITS) - many + 1
             named = and_(period.in_(range(first, first + many)), c.upstream_id == upstream_id)
             row = connection.execute(select(*COLUMNS).where(named).order_by(*in_order).limit(1)).first()
             if row is not None:
                 return self.rows.decode(row)
-            before, many = first * PERIOD, min(8 * many, MOST_PARTS)
+            before, many = first << PERIOD_BITS, min(8 * many, MOST_PARTS)
 
     def listed(
         self,

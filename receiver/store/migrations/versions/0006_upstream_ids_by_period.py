@@ -19,7 +19,7 @@ def upgrade() -> None:
     op.create_index(
         "tasks_of_upstream",
         "tasks",
-        [sa.column("created_at", sa.BigInteger) // sa.literal_column("14400000", sa.BigInteger), "upstream_id"],
+        [sa.column("created_at", sa.BigInteger).bitwise_rshift(sa.literal_column("24", sa.Integer)), "upstream_id"],
         sqlite_where=taken,
         postgresql_where=taken,
     )
