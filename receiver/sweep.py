@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -41,6 +41,10 @@ WRITER_FOR = timedelta(days=30)
 """After so long without a write a writer's mark is nobody's any more."""
 EVICT_EVERY = timedelta(minutes=1)
 """Looking for them reads the index of all that is pending."""
+LOOK_BACK_EVERY = timedelta(minutes=10)
+"""How often retention begins anew with the oldest: what had to stay when it was looked at may have been delivered. In
+between it only goes on, so that however much waits for a destination is not looked at every second. The place is in
+memory: an instance that starts begins anew, and each of several looks for itself."""
 
 
 @dataclass(frozen=True)
@@ -129,25 +133,74 @@ class Evict(Reads):
         return gone
 
 
+class Place(NamedTuple):
+    """How far retention has come: when the last was made that it looked at, in Unix milliseconds."""
+
+    tasks: int = 0
+    events: int = 0
+
+
+BEGIN = Place()
+
+
+class Pruned(NamedTuple):
+    """What a step of retention did.
+
+    Attributes:
+        gone: how many tasks, and events of none, went.
+        looked: how many of either it looked at; `STEP`, and there is more.
+        place: where the next one goes on.
+    """
+
+    gone: int
+    looked: int
+    place: Place
+
+
 @dataclass(frozen=True)
 class Prune(Reads):
-    """The op of one small step of retention: terminal tasks past their age, and events of none, once delivered."""
+    """The op of one small step of retention: terminal tasks past their age, and events of none, once delivered.
+
+    Attributes:
+        place: where it begins. What is before it was looked at, and had to stay.
+    """
 
     store: Store
     before: datetime
+    place: Place = BEGIN
 
-    def apply(self, unit: Unit) -> int:
-        """How many went."""
-        rows = unit.select(self.store.prune.old, before=self.before, limit=STEP)
-        rows += unit.select(self.store.prune.of_no_task, before=self.before, limit=STEP)
-        gone = {row[0] for row in rows}
-        if gone and self.store.dialect.is_shared:  # what another instance opens again
-            states = unit.select(self.store.prune.states, ids=self.store.dialect.values(gone))
-            gone -= {task_id for task_id, state in states if state in {"pending", "leased"}}
+    def apply(self, unit: Unit) -> Pruned:
+        """Take what may go of the oldest from `place` on."""
+        ask, values = self.store.prune, self.store.dialect.values
+        tasks = unit.select(ask.old, since=self.place.tasks, before=self.before, limit=STEP)
+        events = unit.select(ask.of_no_task, since=self.place.events, before=self.before, limit=STEP)
+        ids_ = {row[0] for row in (*tasks, *events)}
+        held = {row[0] for row in unit.select(ask.held, ids=values(ids_))} if ids_ else set()
+        gone = ids_ - held
+        if gone and self.store.dialect.is_shared:
+            gone = self._own(unit, gone, {row[0] for row in events})
         if gone:
-            for statement in self.store.prune.deletes:
-                unit.execute(statement, ids=self.store.dialect.values(gone))
-        return len(rows)
+            for statement in ask.deletes:
+                unit.execute(statement, ids=values(gone))
+        place = Place(_beyond(tasks, held, self.place.tasks), _beyond(events, held, self.place.events))
+        return Pruned(len(gone), max(len(tasks), len(events)), place)
+
+    def _own(self, unit: Unit, ids_: set[str], events: set[str]) -> set[str]:
+        """Those that nobody else works on, or opens again, from now on."""
+        ask, values = self.store.prune, self.store.dialect.values
+        free = {row[0] for row in unit.select(ask.free, ids=values(ids_ - events), before=self.before)}
+        own = free | (ids_ & events)
+        states = unit.select(ask.states, ids=values(own)) if own else []
+        return own - {task_id for task_id, state in states if state in {"pending", "leased"}}
+
+
+def _beyond(rows: Sequence[Any], held: set[str], place: int) -> int:
+    """Where to go on. Of more than a step that were made in one millisecond the rest waits, if some must stay."""
+    if not rows:
+        return place
+    last: int = rows[-1][1]
+    stuck = len(rows) == STEP and last == place and not held.isdisjoint(row[0] for row in rows)
+    return last + 1 if stuck else last
 
 
 @dataclass(frozen=True)
@@ -201,6 +254,8 @@ class Sweeper:
     every: float = 1.0
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _evicted_at: datetime | None = None
+    _looked_back_at: datetime | None = None
+    _place: Place = BEGIN
 
     async def recover(self) -> None:
         """At start, where no other process can work on this database: every lease in it is a dead one's."""
@@ -233,13 +288,21 @@ class Sweeper:
         self._tell(disowned)
         if self._evicted_at is None or now - self._evicted_at >= EVICT_EVERY:
             await self._evict(now)
-        pruned = await self.store.run(Prune(self.store, now - self.keep_for))
-        if pruned:
-            self.log.info("tasks.pruned", count=pruned)
+        looked = await self._prune(now)
         refused = self.refusals.drain()
         if refused:
             await self.store.run(NoteRefusals(self.store, refused))
-        return max(len(rescued), len(disowned), pruned) >= STEP
+        return max(len(rescued), len(disowned), looked) >= STEP
+
+    async def _prune(self, now: datetime) -> int:
+        """A step from where the last one ended; how many it looked at."""
+        if self._looked_back_at is None or now - self._looked_back_at >= LOOK_BACK_EVERY:
+            self._looked_back_at, self._place = now, BEGIN
+        pruned = await self.store.run(Prune(self.store, now - self.keep_for, self._place))
+        self._place = pruned.place
+        if pruned.gone:
+            self.log.info("tasks.pruned", count=pruned.gone)
+        return pruned.looked
 
     async def _evict(self, now: datetime) -> None:
         gone = await self.store.run(Evict(self.store, self.destinations, now))

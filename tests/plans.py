@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from psycopg.sql import Literal
+
 from receiver.store.dialect import open_dialect
 
 if TYPE_CHECKING:
@@ -50,9 +52,8 @@ def _sqlite(connection: Any, sql: str) -> Plan:
 
 
 def _postgresql(connection: Any, sql: str) -> Plan:
-    numbers = count(1)
-    numbered = re.sub("%s", lambda _found: f"${next(numbers)}", sql).replace("%%", "%")
-    values = ", ".join(["NULL"] * (next(numbers) - 1))
+    numbered, many = _numbered(sql)
+    values = ", ".join(["NULL"] * many)
     for setting in _DEAR:
         connection.execute(f"SET {setting} = off")
     connection.execute("SET plan_cache_mode = force_generic_plan")
@@ -65,6 +66,24 @@ def _postgresql(connection: Any, sql: str) -> Plan:
         if node["Node Type"] in {"Seq Scan", "Index Scan", "Index Only Scan"} and "Index Cond" not in node
     ]
     return Plan(frozenset(walks), any("Sort" in node["Node Type"] for node in nodes))
+
+
+def walked(url: str, sql: str, values: tuple[Any, ...], mode: str) -> set[str]:
+    """Tables that PostgreSQL of its own will reads in whole, knowing what is in them; `mode`: its `plan_cache_mode`."""
+    session: Any = open_dialect(url).connect()
+    with closing(session):
+        session.execute(f"SET plan_cache_mode = {mode}")
+        session.execute(f"PREPARE statement AS {_numbered(sql)[0]}")
+        given = ", ".join(Literal(value).as_string(session.connection) for value in values)
+        [[[found]]] = session.execute(f"EXPLAIN (FORMAT JSON) EXECUTE statement({given})")
+    return {node["Relation Name"] for node in _nodes(found["Plan"]) if node["Node Type"] == "Seq Scan"}
+
+
+def _numbered(sql: str) -> tuple[str, int]:
+    """The statement as PREPARE takes it, and how many values it has."""
+    numbers = count(1)
+    numbered = re.sub("%s", lambda _found: f"${next(numbers)}", sql).replace("%%", "%")
+    return numbered, next(numbers) - 1
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -97,7 +97,7 @@ async def test_retention_of_three_takes_each_task_once(three: list[Store]) -> No
 
     async def prune(store: Store) -> int:
         gone = 0
-        while step := await store.run(Prune(store, NOW + timedelta(days=1))):
+        while step := (await store.run(Prune(store, NOW + timedelta(days=1)))).gone:
             gone += step
         return gone
 

@@ -192,6 +192,29 @@ async def test_what_is_opened_again_is_not_pruned(pair: tuple[Store, Store]) -> 
     assert await one.read(lambda connection: one.tasks.get(connection, task.id)) == task
 
 
+async def test_what_another_works_on_is_not_waited_for(pair: tuple[Store, Store]) -> None:
+    """Retention passes over a task that a callback has locked, takes the others, and finds it young afterwards."""
+    one, other = pair
+    busy, free = a_task("lost"), a_task("lost")
+    await put(one, busy, free)
+    staged, looked = threading.Event(), threading.Event()
+
+    def recovers(unit: Unit) -> None:
+        unit.put_task(replace(busy, state="succeeded", finished_at=later(90)))
+        unit.flush()
+        staged.set()
+        assert looked.wait(PATIENCE)
+
+    recovering = one.writer.run(Do(recovers))
+    assert await asyncio.to_thread(staged.wait, PATIENCE)
+    async with asyncio.timeout(PATIENCE):
+        assert (await other.run(Prune(other, later(60)))).gone == 1
+    looked.set()
+    await recovering
+    assert (await other.run(Prune(other, later(60)))).gone == 0
+    assert databases.ask(one.dialect.url, "SELECT id FROM tasks") == [(busy.id,)]
+
+
 async def test_news_are_heard_past_a_thousand_descriptors(pair: tuple[Store, Store]) -> None:
     """The connection for news may have any number: `select` knows none past 1023."""
     _, other = pair

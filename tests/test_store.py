@@ -39,7 +39,7 @@ from tests.rooms import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from sqlalchemy import Connection
@@ -110,24 +110,65 @@ async def test_no_hot_statement_sorts(store: Store) -> None:
             assert not plan(store.dialect.url, prepared.sql).sorts, name
 
 
-async def test_a_page_of_tasks_comes_from_an_index(store: Store) -> None:
-    """With and without filters: what is listed costs what is shown."""
+async def asked(store: Store, question: Callable[[Connection], object]) -> list[str]:
+    """The statements of a question to the readers, as the engine gets them."""
     seen: list[str] = []
 
     def ask(connection: Connection) -> None:
         @sqlalchemy.event.listens_for(connection, "before_cursor_execute")
         def note(_connection: Any, _cursor: Any, sql: str, *_more: Any) -> None:
-            seen.append(sql)
+            seen.append(re.sub(r"%\(\w+\)", "%", sql))
 
+        question(connection)
+
+    await store.read(ask)
+    return [sql for sql in seen if sql.startswith("SELECT")]
+
+
+async def test_a_page_of_tasks_comes_from_an_index(store: Store) -> None:
+    """With and without filters: what is listed costs what is shown."""
+
+    def pages(connection: Connection) -> None:
         for states in ((), ("queued",), ("queued", "failed")):
             for before in (None, (NOW, "tsk_x")):
                 store.tasks.listed(connection, states=states, before=before, limit=50)
 
-    await store.read(ask)
-    questions = [sql for sql in seen if sql.startswith("SELECT")]
+    questions = await asked(store, pages)
     assert len(questions) == 6
     for sql in questions:
-        assert plan(store.dialect.url, re.sub(r"%\(\w+\)", "%", sql)).walks <= {("tasks", "tasks_listed")}, sql
+        assert plan(store.dialect.url, sql).walks <= {("tasks", "tasks_listed")}, sql
+
+
+# -- the upstream's ids ------------------------------------------------------------------------------------------------
+
+
+async def test_an_upstreams_id_is_found_by_an_index(store: Store) -> None:
+    """However long the history: each statement goes to a place of an index."""
+    old = a_task("succeeded", upstream_id="up-old", created_at=NOW - timedelta(days=40))
+    await put(store, old, a_task())
+    questions = await asked(store, lambda connection: store.tasks.by_upstream_id(connection, "up-none"))
+    assert (
+        len(questions) == 5
+    )  # when the newest was made, and a day; when the one before that, and more; nothing is left
+    for sql in questions:
+        assert not plan(store.dialect.url, sql).walks, sql
+
+
+@pytest.mark.parametrize("hours", [0, 3, 5, 23, 25, 80, 24 * 30, 24 * 365 * 30])
+async def test_an_upstreams_id_is_found_however_old_it_is(store: Store, hours: int) -> None:
+    """Part by part of its index, past times in which nothing was made."""
+    task = a_task("succeeded", upstream_id="up-x", created_at=NOW - timedelta(hours=hours))
+    await put(store, task, *(a_task(created_at=NOW - timedelta(hours=at)) for at in (0, 1, 6, 50, 24 * 20)))
+    assert await store.read(lambda connection: store.tasks.by_upstream_id(connection, "up-x")) == task
+    assert await store.read(lambda connection: store.tasks.by_upstream_id(connection, "up-y")) is None
+
+
+async def test_of_several_with_an_upstreams_id_the_newest_is_meant(store: Store) -> None:
+    """Whether they share a part of the index, or a question, or neither."""
+    for minutes in (60 * 24 * 90, 60 * 30, 60 * 5, 2, 1):
+        task = a_task(upstream_id="up-x", created_at=NOW - timedelta(minutes=minutes))
+        await put(store, task)
+        assert await store.read(lambda connection: store.tasks.by_upstream_id(connection, "up-x")) == task
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from msgspec.structs import replace
 
 from receiver import sweep
-from receiver.ingest import After, Born, record_operator
-from receiver.records import Attempt, Health, Inbox, Refusal
-from receiver.routing import Rule
+from receiver.ingest import After
+from receiver.records import Health, Refusal
 from receiver.submit.ops import Accept
-from receiver.sweep import Disown, Evict, FreePolls, NoteRefusals, Prune, Refusals, Rescue, Sweeper
+from receiver.sweep import Disown, Evict, FreePolls, NoteRefusals, Refusals, Rescue, Sweeper
 from tests.rooms import (
     NOW,
     Do,
@@ -39,9 +36,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from receiver.ids import AttemptId
-    from receiver.records import Delivery, Task
-    from receiver.store import Store, Unit
+    from receiver.records import Delivery
+    from receiver.store import Store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
@@ -176,124 +172,6 @@ async def test_a_destination_that_comes_back_is_given_its_day_again(store: Store
     for at, names in ((NOW, []), (later(23 * 3600), ["moved"]), (later(25 * 3600), []), (later(48 * 3600), [])):
         assert await store.run(Evict(store, names, at)) == []
     assert [one.id for one in await store.run(Evict(store, [], later(49 * 3600)))] == [waits.id]
-
-
-# -- retention ---------------------------------------------------------------------------------------------------------
-
-
-async def old_task(store: Store, delivered: str | None = "delivered", **over: Any) -> Task:
-    """A task of long ago with one row in every table."""
-    at = NOW - timedelta(days=40)
-    task = a_task("succeeded", **{"created_at": at, "finished_at": at, **over})
-    event = an_event(task)
-    await put(store, task, event)
-
-    def stage(unit: Unit) -> None:
-        unit.add_payload(task.id, b"x")
-        unit.add_inbox(Inbox(f"obs_{task.id}", task.id, "poll", at, "accepted", "", None, b"", b"{}"))
-        if delivered is not None:
-            ended = delivered in {"delivered", "dead", "cancelled"}
-            one = a_delivery(
-                event,
-                state=delivered,
-                due_at=at if delivered == "pending" else None,
-                leased_until=at if delivered == "leased" else None,
-                finished_at=at if ended else None,
-            )
-            unit.add_delivery(one)
-            unit.add_attempt(
-                Attempt(
-                    cast("AttemptId", f"att_{task.id}"),
-                    one.id,
-                    task.id,
-                    1,
-                    at,
-                    1,
-                    False,
-                    "{}",
-                    None,
-                    None,
-                    "ok",
-                    "",
-                    None,
-                )
-            )
-
-    await store.run(Do(stage))
-    return task
-
-
-TABLES = ("tasks", "payloads", "inbox", "events", "deliveries", "attempts")
-
-
-def counts(store: Store) -> list[int]:
-    """Rows of each table."""
-    return [rows_of(store, f"SELECT count(*) FROM {table}")[0][0] for table in TABLES]
-
-
-async def test_what_is_old_goes_with_all_that_hangs_on_it(store: Store) -> None:
-    """Every table; and what is young stays whole."""
-    await old_task(store)
-    young = await old_task(store, created_at=later(-60), finished_at=later(-60))
-    assert await store.run(Prune(store, NOW - timedelta(days=30))) == 1
-    assert counts(store) == [1] * 6
-    assert rows_of(store, "SELECT id FROM tasks") == [(young.id,)]
-    assert await store.run(Prune(store, NOW - timedelta(days=30))) == 0
-
-
-@pytest.mark.parametrize("state", ["pending", "leased"])
-async def test_what_is_still_to_be_delivered_stays(store: Store, state: str) -> None:
-    """However old: no event is dropped for its age."""
-    await old_task(store, state)
-    assert await store.run(Prune(store, NOW)) == 0
-    assert counts(store) == [1] * 6
-
-
-@pytest.mark.parametrize(
-    "over",
-    [
-        {"state": "queued", "finished_at": None},
-        {"state": "ambiguous", "finished_at": None},
-        {"finished_at": later(-60)},  # long ago begun, just ended
-    ],
-)
-async def test_what_has_not_ended_or_only_now_stays(store: Store, over: dict[str, Any]) -> None:
-    """Age counts from the end."""
-    at = NOW - timedelta(days=40)
-    await put(store, a_task(**{"state": "succeeded", "created_at": at, "finished_at": at, **over}))
-    assert await store.run(Prune(store, NOW - timedelta(days=30))) == 0
-
-
-async def test_events_of_no_task_go_too(store: Store) -> None:
-    """By their own age, once delivered, with their deliveries and attempts; those that are younger stay."""
-    old, young, going = NOW - timedelta(days=31), NOW - timedelta(days=1), NOW - timedelta(days=32)
-    made = {}
-    for at, state in ((old, "delivered"), (young, "delivered"), (going, "pending")):
-        born = Born()
-        rules = rulebook(rules=[Rule("sink", events=("destination.paused",))])
-        op = Do(partial(record_operator, kind="destination.paused", rules=rules, now=at, into=born, reason="x"))
-        await store.run(op)
-        [event], [delivery] = born.events, born.waiting
-        assert (event.of_task, delivery.of_task, str(event.task_id)) == (None, None, str(event.id))
-        ended = replace(delivery, state=state, due_at=at if state == "pending" else None)
-        await store.run(Do(lambda unit, ended=ended: unit.put_delivery(ended)))  # type: ignore[misc]
-        made[at] = event.id
-    assert await store.run(Prune(store, NOW - timedelta(days=30))) == 1
-    left = {one for (one,) in rows_of(store, "SELECT id FROM events")}
-    assert left == {made[young], made[going]}
-    assert len(rows_of(store, "SELECT 1 FROM deliveries")) == 2
-
-
-async def test_retention_goes_in_steps(store: Store) -> None:
-    """Each takes a bounded number; a full step means there is more, and the loop goes on at once."""
-    at = NOW - timedelta(days=40)
-    await put(store, *(a_task("rejected", created_at=at, finished_at=at) for _ in range(sweep.STEP + 3)))
-    log = Lines()
-    loop = sweeper(store, log, [NOW])
-    assert await loop.round() is True
-    assert rows_of(store, "SELECT count(*) FROM tasks") == [(3,)]
-    assert await loop.round() is False
-    assert [line["count"] for line in log.of("tasks.pruned")] == [sweep.STEP, 3]
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
