@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from receiver.deliver.attempts import Outcome
+    from receiver.deliver.heeding import Heeding
     from receiver.deliver.lanes import Destination, Leased
     from receiver.deliver.ops import Tried
     from receiver.egress import Egress
@@ -40,18 +41,6 @@ class Ended(NamedTuple):
     tried: Tried
 
 
-class Heeding(NamedTuple):
-    """What an attempt asks of its lane, and tells it.
-
-    Attributes:
-        is_free: whether its destination may be called now.
-        heed: told what it answered, and when.
-    """
-
-    is_free: Callable[[], bool]
-    heed: Callable[[Result, datetime], None]
-
-
 @dataclass
 class Trier:
     """Makes attempts, and keeps what came of them."""
@@ -68,12 +57,12 @@ class Trier:
         """Try what was leased, together where it is several; those whose lease still held."""
         outcome = await attempt(self.egress, destination, leased, started, self.after.log, lane.is_free)
         ended, draw = self.clock(), self.rules.draw()
-        lane.heed(outcome.result, ended)  # before it is stored: others are about to begin
+        is_held = lane.heed(outcome.result, ended)  # before it is stored: others are about to begin
         ops = [self._op(destination, one, outcome, started, ended, draw) for one in leased]
         tried: list[Tried] | None = None
         try:
             tried = await self._stored(Together(ops), leased[0][0].leased_until)
-            if not lane.is_free():
+            if is_held:
                 self.after.held(destination.name)
         finally:
             for place, op in enumerate(ops):
