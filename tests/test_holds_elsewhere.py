@@ -229,8 +229,10 @@ async def test_nothing_goes_out_while_nobody_can_be_asked(tmp_path: Path, platfo
         try:
             async with running(store, to(f"{platform.base}/a")) as room:
                 event = an_event(a_task("succeeded"))
-                leased = a_delivery(event, state="leased", lease_token=1, leased_until=clock() + 600 * SECOND)
+                lease = clock() + 600 * SECOND
+                leased = a_delivery(event, state="leased", due_at=None, lease_token=1, leased_until=lease)
                 await put(store, event, leased)
+                await until(lambda: room.deliverer._lanes["sink"].state == "active")
                 between.go_away()
                 room.deliverer.take([(leased, event)])
                 await until(lambda: room.deliverer._back)

@@ -58,7 +58,7 @@ class Heeding:
         except StoreUnavailable:
             return False
 
-    def heed(self, result: Result, at: datetime) -> bool:
-        """What it answered holds at once, before it is stored; whether it is to be left alone."""
+    def heed(self, result: Result, at: datetime) -> datetime | None:
+        """What it answered holds at once, before it is stored; until when it is to be left alone, if it is."""
         self.give_back(self.lane.heed(result, at))
-        return self.lane.is_left_alone(at)
+        return self.lane.held_until if self.lane.is_left_alone(at) else None

@@ -57,12 +57,12 @@ class Trier:
         """Try what was leased, together where it is several; those whose lease still held."""
         outcome = await attempt(self.egress, destination, leased, started, self.after.log, lane.is_free)
         ended, draw = self.clock(), self.rules.draw()
-        is_held = lane.heed(outcome.result, ended)  # before it is stored: others are about to begin
+        held_until = lane.heed(outcome.result, ended)  # before it is stored: others are about to begin
         ops = [self._op(destination, one, outcome, started, ended, draw) for one in leased]
         tried: list[Tried] | None = None
         try:
-            tried = await self._stored(Together(ops), leased[0][0].leased_until)
-            if is_held:
+            tried = await self._stored(Together(ops), leased[0][0].leased_until, held_until)
+            if held_until is not None:
                 self.after.held(destination.name)
         finally:
             for place, op in enumerate(ops):
@@ -91,13 +91,14 @@ class Trier:
         made = recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=ended)
         return Attempted(delivery, event, made, outcome.result, decision, ended, destination.terms, self.rules)
 
-    async def _stored(self, op: Together, lease: datetime | None) -> list[Tried]:
-        """Write, and again while the lease holds: what is not written is sent a second time."""
+    async def _stored(self, op: Together, lease: datetime | None, held_until: datetime | None) -> list[Tried]:
+        """Write, and again while the lease holds, since what is not written is sent a second time; or the wait does."""
         while True:
             try:
                 return await self.store.run(op)
             except StoreUnavailable:
-                if lease is None or self.clock() + STORE_RETRY_FOR >= lease:
+                until = max(filter(None, (lease, held_until)), default=None)
+                if until is None or self.clock() + STORE_RETRY_FOR >= until:
                     raise
             await asyncio.sleep(STORE_RETRY_FOR.total_seconds())
 
