@@ -20,7 +20,7 @@ from receiver.app import clock
 from receiver.destinations import webhook
 from receiver.destinations.base import Kind
 from receiver.destinations.webhook import WebhookOptions
-from receiver.errors import Conflict
+from receiver.errors import Conflict, StoreUnavailable
 from receiver.store import Store
 from receiver.wire import HttpRequest
 from tests import databases
@@ -286,3 +286,11 @@ async def test_who_stops_asking_takes_the_answer_from_nobody(tmp_path: Path) -> 
         one.cancel()
         assert await other == {}
         assert one.cancelled()
+
+
+async def test_a_store_that_is_closed_answers_nobody(tmp_path: Path) -> None:
+    """Whoever asks then does not call."""
+    async with opened(tmp_path) as store:
+        await store.held(clock())
+    with pytest.raises(StoreUnavailable, match="the store is closed"):
+        await store.held(clock())

@@ -61,7 +61,8 @@ class Trier:
         ops = [self._op(destination, one, outcome, started, ended, draw) for one in leased]
         tried: list[Tried] | None = None
         try:
-            tried = await self._stored(Together(ops), leased[0][0].leased_until, held_until)
+            until = max(filter(None, (leased[0][0].leased_until, held_until)), default=None)
+            tried = await self._stored(Together(ops), until)
             if held_until is not None:
                 self.after.held(destination.name)
         finally:
@@ -91,13 +92,12 @@ class Trier:
         made = recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=ended)
         return Attempted(delivery, event, made, outcome.result, decision, ended, destination.terms, self.rules)
 
-    async def _stored(self, op: Together, lease: datetime | None, held_until: datetime | None) -> list[Tried]:
-        """Write, and again while the lease holds, since what is not written is sent a second time; or the wait does."""
+    async def _stored(self, op: Together, until: datetime | None) -> list[Tried]:
+        """Write, and again while the lease holds, or the wait does: what is not written is sent a second time."""
         while True:
             try:
                 return await self.store.run(op)
             except StoreUnavailable:
-                until = max(filter(None, (lease, held_until)), default=None)
                 if until is None or self.clock() + STORE_RETRY_FOR >= until:
                     raise
             await asyncio.sleep(STORE_RETRY_FOR.total_seconds())

@@ -59,6 +59,8 @@ class Holds:
     async def _asked(self, before: asyncio.Task[dict[str, Health]] | None, now: datetime) -> dict[str, Health]:
         if before is not None:
             await asyncio.wait({before})
+        if self._closed.is_set():
+            raise StoreUnavailable("the store is closed")
         self._under_way, self._next = self._next, None  # whoever asks from here on is too late for this one
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, now)
@@ -66,7 +68,7 @@ class Holds:
             raise StoreUnavailable(f"cannot ask who is to be left alone: {error}") from error
 
     async def close(self) -> None:
-        """End it; who waits for an answer is told that there is none."""
+        """End it: nobody is answered any more."""
         self._closed.set()
         await asyncio.to_thread(self._thread.shutdown)
         self._hang_up()
