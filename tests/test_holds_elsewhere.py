@@ -236,7 +236,8 @@ async def test_nothing_goes_out_while_nobody_can_be_asked(tmp_path: Path, platfo
                 between.go_away()
                 room.deliverer.take([(leased, event)])
                 await until(lambda: room.deliverer._back)
-                await until(lambda: room.log.of("deliver.store_unavailable"))
+                told = [one["error"] for one in room.log.of("deliver.store_unavailable")]
+                assert any("cannot ask who is to be left alone" in one for one in told), told
                 assert platform.asked == []
                 between.come_back()
                 assert (await room.until(leased, "delivered")).attempt_count == 1

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from receiver.deliver.lanes import Lane
+    from receiver.logs import Logger
     from receiver.records import Delivery, Health
     from receiver.retry import Result
     from receiver.store import Store
@@ -35,6 +36,7 @@ class Heeding:
     lane: Lane
     store: Store
     clock: Callable[[], datetime]
+    log: Logger
     heard: Callable[[Lane, Health], None]
     give_back: Callable[[list[Delivery]], None]
 
@@ -55,7 +57,8 @@ class Heeding:
         """Whether an attempt may: what cannot be known is taken for a no, and asked about again."""
         try:
             return await self.is_free()
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            self.log.error("deliver.store_unavailable", destination=self.lane.destination.name, error=str(error))
             return False
 
     def heed(self, result: Result, at: datetime) -> datetime | None:

@@ -343,7 +343,7 @@ class Deliverer:
             self._settle(lane, delivery, decision, tried)
 
     def _heeding(self, lane: Lane) -> Heeding:
-        return Heeding(lane, self.store, self.clock, self._heard, self._give_back)
+        return Heeding(lane, self.store, self.clock, self.after.log, self._heard, self._give_back)
 
     def _settle(self, lane: Lane, delivery: Delivery, decision: Decision, tried: Tried) -> None:
         if decision.state == "dead":
