@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CHATS = sorted(EVERY)
 SLACK = f'[[destinations]]\nname = "a"\nkind = "slack"\nurl = "https://hooks.slack.com/services/T/B/{SEKRIT}"\n'
+ROBOT = f'[[destinations]]\nname = "a"\nkind = "{{}}"\nurl = "https://{{}}&secret={SEKRIT}"\n'
+WECOM = "qyapi.weixin.qq.com/cgi-bin/webhook/send"
 
 
 @pytest.fixture
@@ -76,6 +78,13 @@ def test_a_mistake_in_a_template_names_the_word_and_not_the_whole(file: Path) ->
         (SLACK + 'url_file = "x"', "destinations[0].url_file: url is given too"),
         (SLACK.replace("https", "ftp"), "destinations[0].url: an absolute URL is wanted here"),
         (SLACK.replace("hooks", f"{SEKRIT}@hooks"), "destinations[0].url: user and password do not belong"),
+        (
+            ROBOT.format("wecom", f"{WECOM}?debug=1"),
+            "destinations[0].url: the URL has no key: copy all of the robot's URL",
+        ),
+        (ROBOT.format("wecom", f"{WECOM}?key=&x=1"), "destinations[0].url: the URL has no key"),
+        (ROBOT.format("dingtalk", "own.example/robot/send/?key=1"), "destinations[0].url: the URL has no access_token"),
+        (ROBOT.format("dingtalk", "oapi.dingtalk.com/?x=1"), "destinations[0].url: the URL has no access_token: copy"),
         (HOOK + 'coalesce = "20/m"', "destinations[0].coalesce: there is no such key"),
     ],
 )

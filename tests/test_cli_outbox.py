@@ -268,12 +268,28 @@ def test_what_is_unknown_is_a_failure(at: Outbox, command: str) -> None:
     [
         ("it answered 404, no_service: the URL is no longer good", 404, "no_service: the URL is no longer good"),
         ("it answered 500; tried again in 5 s", 500, "tried again in 5 s"),
+        ("it replied 550: no such user; it is not tried again", 550, "no such user; it is not tried again"),
         ("timed out", None, "timed out"),
     ],
 )
 def test_what_was_heard_begins_with_no_leftover_sign(reason: str, status: int | None, said: str) -> None:
     """The status stands there already; neither it nor what followed it is said again."""
     assert way.besides(reason, status) == said
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "said"),
+    [
+        ("smtps://***@mail.example.com:465", 250, "SMTP 250 in 12 ms"),
+        ("https://hooks.example.com", 200, "HTTP 200 in 12 ms"),
+        ("smtp://mail.example.com", None, "no answer in 12 ms"),
+    ],
+)
+def test_a_mail_servers_answer_is_not_called_http(url: str, status: int | None, said: str) -> None:
+    """Its codes are those of RFC 5321."""
+    answer = None if status is None else {"status": status}
+    attempt = {"request": {"url": url}, "response": answer, "duration_ms": 12, "result": "ok", "reason": ""}
+    assert way.heard(attempt) == said
 
 
 def test_what_is_due_and_held_is_not_said_to_be_tried_now() -> None:

@@ -155,10 +155,10 @@ async def test_a_retry_that_is_decided_during_a_claim_is_made(store: Store, targ
         reached, go_on = asyncio.Event(), asyncio.Event()
         stored = room.deliverer._trier._stored
 
-        async def slowly(op: Any, lease: Any) -> Any:  # only to order the two ops; what they do is theirs
+        async def slowly(op: Any, until: Any) -> Any:  # only to order the two ops; what they do is theirs
             reached.set()
             await go_on.wait()
-            return await stored(op, lease)
+            return await stored(op, until)
 
         room.deliverer._trier._stored = slowly  # type: ignore[method-assign]
         (delivery,) = await room.given()

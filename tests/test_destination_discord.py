@@ -132,11 +132,13 @@ def test_the_longest_wait_that_it_names_counts(document: Any, headers: dict[str,
     assert result.retry_after == (None if wait is None else timedelta(seconds=wait))
 
 
-def test_a_spent_bucket_holds_the_destination_after_a_success() -> None:
-    """`X-RateLimit-Remaining: 0` says that the next would be refused."""
-    spent = judged(200, {}, x_ratelimit_remaining="0", x_ratelimit_reset_after="0.5")
-    assert (spent.kind, spent.hold) == ("ok", timedelta(seconds=0.5))
-    assert judged(200, {}, x_ratelimit_remaining="1", x_ratelimit_reset_after="0.5").hold is None
+@pytest.mark.parametrize(("status", "kind"), [(200, "ok"), (400, "permanent"), (404, "permanent"), (502, "transient")])
+def test_a_spent_bucket_holds_the_destination(status: int, kind: str) -> None:
+    """`X-RateLimit-Remaining: 0` says that the next would be refused, whatever became of this one."""
+    document = {"code": 10015, "message": "Unknown Webhook"} if status == 404 else {}
+    spent = judged(status, document, x_ratelimit_remaining="0", x_ratelimit_reset_after="0.5")
+    assert (spent.kind, spent.hold, spent.pause) == (kind, timedelta(seconds=0.5), status == 404)
+    assert judged(status, document, x_ratelimit_remaining="1", x_ratelimit_reset_after="0.5").hold is None
 
 
 @pytest.mark.parametrize(

@@ -14,19 +14,23 @@ from msgspec.structs import replace as changed
 
 from receiver.app import clock
 from receiver.deliver import Claim
+from receiver.deliver.ops import Attempted, Together
+from receiver.deliver.trying import STORE_RETRY_FOR
 from receiver.destinations import webhook
 from receiver.destinations.base import Kind
 from receiver.destinations.webhook import WebhookOptions
 from receiver.errors import Conflict
+from receiver.health import Terms
 from receiver.ingest import Born, record_operator
-from receiver.records import Health
+from receiver.records import Attempt, Health
+from receiver.retry import Decision, Result
 from receiver.routing import Rule
 from receiver.store import Store
 from receiver.wire import HttpRequest
 from tests import databases
 from tests.deliver_room import running, to
 from tests.platforms import Asked, Platform, served
-from tests.rooms import Do, a_delivery, a_task, an_event, delivery_of, opened, put, rulebook, until
+from tests.rooms import NOW, Do, a_delivery, a_task, an_event, delivery_of, on_disk, opened, put, rulebook, until
 from tests.world import Sink, sink
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from receiver.destinations.base import Steps
-    from receiver.records import Event
+    from receiver.records import Delivery, Event
     from receiver.store import Unit
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
@@ -197,6 +201,74 @@ async def test_a_full_lane_hears_what_another_instance_was_told(tmp_path: Path, 
             assert lane.is_left_alone(clock())
     finally:
         await asyncio.gather(one.close(), two.close())
+    assert len(target.received) == 1
+
+
+async def test_a_wait_is_kept_where_the_lease_was_lost(store: Store, target: Sink) -> None:
+    """Another has the delivery by now, and nothing is written of it; but what the destination asked for is its own."""
+    target.arrived = lambda _one: on_disk(store, "UPDATE deliveries SET lease_token = 7")
+    target.answers[:] = [said("3600")]
+    async with running(store, to(target.url)) as room:
+        (delivery,) = await room.given()
+        state = await held(store)
+        assert (state.state, state.consecutive_failures) == ("active", 0)
+        assert room.attempts(delivery) == []
+        found = await delivery_of(store, delivery.id)
+        assert (found.state, found.lease_token, found.attempt_count) == ("leased", 7, 0)
+    assert len(target.received) == 1
+
+
+async def test_a_wait_is_kept_of_a_group_that_lost_its_leases(store: Store) -> None:
+    """Of one, or of all: it is one wait, and whoever still has his lease counts the failure once."""
+    throttled = Result("throttled", "too many", retry_after=HOUR)
+    for name, lost in (("one", 1), ("all", 3)):
+        events = [an_event(a_task("succeeded")) for _ in range(3)]
+        leased = [a_delivery(event, name, state="leased", lease_token=1) for event in events]
+        stale = [changed(one, lease_token=2) for one in leased[:lost]]
+        await put(store, *events, *stale, *leased[lost:])
+        ops = [attempted(*pair, throttled) for pair in zip(leased, events, strict=True)]
+        tried = await store.run(Together(ops))
+        assert [one.held for one in tried] == [False] * lost + [True] * (3 - lost)
+        state = (await store.read(store.health.all))[name]
+        assert state.held_until == NOW + HOUR
+        assert state.consecutive_failures == (lost < 3)
+
+
+def attempted(delivery: Delivery, event: Event, result: Result) -> Attempted:
+    """An attempt that was made, and is to be tried again."""
+    made = Attempt(
+        *("att_" + delivery.id, delivery.id, delivery.task_id, 1, NOW, 5),  # type: ignore[arg-type]
+        redelivery=False,
+        request_json="{}",
+        response_json=None,
+        error=None,
+        result=result.kind,
+        reason=result.reason,
+        next_at=None,
+    )
+    decision = Decision("pending", NOW + HOUR, result.reason)
+    return Attempted(delivery, event, made, result, decision, NOW, Terms(failures=9), rulebook(rules=[]))
+
+
+async def test_a_wait_is_kept_once_the_store_is_back(store: Store, target: Sink) -> None:
+    """It is away for longer than the delivery was leased: what was answered is lost then, and the wait is not."""
+    away = databases.Outage(store)
+    target.arrived = lambda _one: away.begin()
+    target.answers[:] = [said("3600")]
+    event = an_event(a_task("succeeded"))
+    lease = clock() + timedelta(seconds=2)
+    leased = a_delivery(event, state="leased", due_at=None, lease_token=1, leased_until=lease)
+    await put(store, event, leased)
+    try:
+        async with running(store, to(target.url, timeout=1.0)) as room:
+            await until(lambda: room.deliverer._lanes["sink"].state == "active")
+            room.deliverer.take([(leased, event)])
+            await until(lambda: clock() > lease + STORE_RETRY_FOR)
+            assert len(room.deliverer._trying) == 1
+            away.end()
+            await held(store)
+    finally:
+        away.end()
     assert len(target.received) == 1
 
 

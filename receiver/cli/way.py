@@ -110,16 +110,17 @@ def _due(item: Document) -> str:
 
 
 def heard(attempt: Document) -> str:
-    """What an attempt came to: `HTTP 500 in 12 ms; tried again in 5 s`."""
+    """What an attempt came to: `HTTP 500 in 12 ms; tried again in 5 s`. A mail server's answer is `SMTP 250`."""
     status = attempt["response"]["status"] if attempt["response"] else None
-    words = f"HTTP {status}" if status else "no answer"
+    spoken = "SMTP" if attempt["request"]["url"].startswith("smtp") else "HTTP"
+    words = f"{spoken} {status}" if status else "no answer"
     why = "" if attempt["result"] == "ok" else besides(attempt["reason"], status)
     return f"{words} in {attempt['duration_ms']} ms{why and '; '}{why}"
 
 
 def besides(reason: str, status: int | None) -> str:
     """What a reason says besides the status, which a reader has read already."""
-    return reason.removeprefix(f"it answered {status}").lstrip(":;, ")
+    return reason.removeprefix(f"it answered {status}").removeprefix(f"it replied {status}").lstrip(":;, ")
 
 
 def _tried(item: Document) -> str:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from receiver import logs, retry
-from receiver.errors import EgressError
+from receiver.errors import EgressError, StoreUnavailable
 from receiver.records import Attempt
 from receiver.retry import Result
 from receiver.wire import HttpRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
     from receiver.deliver.lanes import Destination, Leased
@@ -46,13 +46,13 @@ async def attempt(
     leased: Sequence[Leased],
     now: datetime,
     log: Logger,
-    is_free: Callable[[], bool],
+    is_free: Callable[[], Awaitable[bool]],
 ) -> Outcome:
     """Run the kind's generator: each request out, each answer in, until it returns what they mean.
 
     Of several events it is the kind's summary. It ends early where the destination asked to be left alone meanwhile, by
-    what it answered to another attempt. A fault of ours is an attempt that failed: a delivery that only raised would
-    come back for ever.
+    what it answered to another attempt, whichever instance made that. A fault of ours is an attempt that failed: a
+    delivery that only raised would come back for ever.
     """
     request, response = HttpRequest("", ""), None
     try:
@@ -63,7 +63,7 @@ async def attempt(
                 request, timeout=destination.timeout, allow_private=destination.allow_private
             )
             following = steps.send(response)
-            if not is_free():
+            if not await is_free():
                 return Outcome(request, response, Result("throttled", "it asked to be left alone before all was said"))
             request = following
         fault = f"a fault of the kind {destination.kind.name}: more than its {destination.kind.steps} requests"
@@ -72,6 +72,8 @@ async def attempt(
         return Outcome(request, response, replace(done.value, reason=logs.redact(done.value.reason)))
     except EgressError as error:
         return Outcome(request, None, retry.from_error(error))
+    except StoreUnavailable:
+        return Outcome(request, response, Result("transient", "nobody could be asked whether to say the rest"))
     except Exception as error:  # noqa: BLE001 -- see above
         log.error("delivery.failed", event_id=leased[0][1].id, destination=destination.name, error=repr(error))
         fault = f"a fault of the kind {destination.kind.name} ({type(error).__name__}); the log has more"

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from receiver.deliver.claims import Claim, HandBack
+from receiver.deliver.heeding import Heeding
 from receiver.deliver.lanes import Lane
 from receiver.deliver.ops import LEFT_ALONE, Heed, Knock, Knocked, Redeliver, Turn
-from receiver.deliver.trying import Heeding, Trier, sample
+from receiver.deliver.trying import Trier, sample
 from receiver.errors import Conflict, NotFound, StoreUnavailable
 from receiver.records import Health
 from receiver.store.rates import Paced
@@ -154,7 +155,7 @@ class Deliverer:
         destination = self._with_health(name)
         lane, now = self._lanes[name], self.clock()
         knocked = await self.store.run(Knock(name, now, self._paced(lane, now)))
-        if lane.is_left_alone(self.clock()):  # it said so while we asked
+        if not await self._heeding(lane).is_free():  # it said so while we asked
             knocked = Knocked(lane.held_until, LEFT_ALONE)
         if knocked.until is not None:
             again = f"{knocked.until.isoformat(timespec='seconds')[:19]}Z"
@@ -329,20 +330,20 @@ class Deliverer:
         trying.add_done_callback(ended, context=Context())
 
     async def _attempt(self, lane: Lane, leased: tuple[Leased, ...], begin_by: datetime | None) -> None:
+        heeding = self._heeding(lane)
+        may_begin = await heeding.may_begin()
         started, destination, lease = self.clock(), lane.destination, leased[0][0].leased_until
         if lease is not None and started + destination.attempt_for > lease:
             return  # it waited too long in memory; the sweep gives it back, and no attempt is spent
-        if lane.is_left_alone(started) or (begin_by is not None and started > begin_by):
+        if not may_begin or (begin_by is not None and started > begin_by):
             lane.due = True  # it asked for that just now, or the start that was granted is over
             self._give_back([delivery for delivery, _ in leased])
             return
-        for delivery, decision, tried in await self._trier.run(destination, leased, started, self._heeding(lane)):
+        for delivery, decision, tried in await self._trier.run(destination, leased, started, heeding):
             self._settle(lane, delivery, decision, tried)
 
     def _heeding(self, lane: Lane) -> Heeding:
-        return Heeding(
-            lambda: not lane.is_left_alone(self.clock()), lambda result, at: self._give_back(lane.heed(result, at))
-        )
+        return Heeding(lane, self.store, self.clock, self.after.log, self._heard, self._give_back)
 
     def _settle(self, lane: Lane, delivery: Delivery, decision: Decision, tried: Tried) -> None:
         if decision.state == "dead":

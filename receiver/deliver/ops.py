@@ -46,7 +46,8 @@ class Tried:
 class Attempted(Reads):
     """The op that writes an attempt, its decision and the destination's health: one guarded write.
 
-    Under a stale lease it changes nothing.
+    Under a stale lease it changes nothing but one thing, which is the destination's and not the delivery's: until when
+    it asked to be left alone.
     """
 
     delivery: Delivery
@@ -67,6 +68,8 @@ class Attempted(Reads):
         """Stage it."""
         before = unit.delivery(self.delivery.id)
         if before is None or before.state != "leased" or before.lease_token != self.delivery.lease_token:
+            if self.terms is not None:
+                _heed(unit, self.delivery.destination, self.result, self.at)
             return Tried(held=False)
         ended = self.decision.state != "pending"
         unit.put_delivery(
@@ -191,11 +194,16 @@ class Heed(Reads):
 
     def apply(self, unit: Unit) -> Health:
         """Stage it; its health as it then is."""
-        before = unit.own_health(self.name)
-        state = health.held(before, self.result, self.now)
-        if state is not before:
-            unit.put_health(state)
-        return state
+        return _heed(unit, self.name, self.result, self.now)
+
+
+def _heed(unit: Unit, name: str, result: Result, at: datetime) -> Health:
+    before = unit.health(name)
+    if health.held(before, result, at) is before:  # only who changes it must have it to himself
+        return before
+    state = health.held(unit.own_health(name), result, at)
+    unit.put_health(state)
+    return state
 
 
 @dataclass(frozen=True)

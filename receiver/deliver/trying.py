@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from receiver.deliver.attempts import Outcome
+    from receiver.deliver.heeding import Heeding
     from receiver.deliver.lanes import Destination, Leased
     from receiver.deliver.ops import Tried
     from receiver.egress import Egress
@@ -40,18 +41,6 @@ class Ended(NamedTuple):
     tried: Tried
 
 
-class Heeding(NamedTuple):
-    """What an attempt asks of its lane, and tells it.
-
-    Attributes:
-        is_free: whether its destination may be called now.
-        heed: told what it answered, and when.
-    """
-
-    is_free: Callable[[], bool]
-    heed: Callable[[Result, datetime], None]
-
-
 @dataclass
 class Trier:
     """Makes attempts, and keeps what came of them."""
@@ -68,12 +57,13 @@ class Trier:
         """Try what was leased, together where it is several; those whose lease still held."""
         outcome = await attempt(self.egress, destination, leased, started, self.after.log, lane.is_free)
         ended, draw = self.clock(), self.rules.draw()
-        lane.heed(outcome.result, ended)  # before it is stored: others are about to begin
+        held_until = lane.heed(outcome.result, ended)  # before it is stored: others are about to begin
         ops = [self._op(destination, one, outcome, started, ended, draw) for one in leased]
         tried: list[Tried] | None = None
         try:
-            tried = await self._stored(Together(ops), leased[0][0].leased_until)
-            if not lane.is_free():
+            until = max(filter(None, (leased[0][0].leased_until, held_until)), default=None)
+            tried = await self._stored(Together(ops), until)
+            if held_until is not None:
                 self.after.held(destination.name)
         finally:
             for place, op in enumerate(ops):
@@ -102,13 +92,13 @@ class Trier:
         made = recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=ended)
         return Attempted(delivery, event, made, outcome.result, decision, ended, destination.terms, self.rules)
 
-    async def _stored(self, op: Together, lease: datetime | None) -> list[Tried]:
-        """Write, and again while the lease holds: what is not written is sent a second time."""
+    async def _stored(self, op: Together, until: datetime | None) -> list[Tried]:
+        """Write, and again while the lease holds, or the wait does: what is not written is sent a second time."""
         while True:
             try:
                 return await self.store.run(op)
             except StoreUnavailable:
-                if lease is None or self.clock() + STORE_RETRY_FOR >= lease:
+                if until is None or self.clock() + STORE_RETRY_FOR >= until:
                     raise
             await asyncio.sleep(STORE_RETRY_FOR.total_seconds())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import msgspec
 import orjson
@@ -58,6 +58,25 @@ def secret_url(url: str) -> str:
 
 
 SecretUrl = Annotated[str, AfterValidator(secret_url)]
+
+
+def bearing(name: str, api: str) -> AfterValidator:
+    """The check that a URL bears the parameter which is its secret: without it the platform refuses everything.
+
+    Only of the platform's host or path, which `api` names: behind a proxy of one's own the token may come in there.
+    """
+    host, _, path = api.partition("/")
+
+    def check(url: str) -> str:
+        parts = urlsplit(url)
+        is_theirs = parts.hostname == host or parts.path.rstrip("/").endswith(f"/{path}")
+        if is_theirs and not any(value.strip() for value in parse_qs(parts.query).get(name, ())):
+            raise ValueError(f"the URL has no {name}: copy all of the robot's URL, which ends in ?{name}=…")
+        return url
+
+    return AfterValidator(check)
+
+
 OwnTemplate = Annotated[str, AfterValidator(templates.check)]
 
 

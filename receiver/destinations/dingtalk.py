@@ -58,7 +58,7 @@ class DingTalkOptions(ChatOptions):
     MARKUP: ClassVar[Markup] = Markup(escape=lambda text: text.translate(_WIDE))
     TITLE_MARKUP: ClassVar[Markup] = MARKUP
 
-    url: SecretUrl
+    url: Annotated[SecretUrl, chat.bearing("access_token", "oapi.dingtalk.com/robot/send")]
     secret: Annotated[str, Field(min_length=1)] | None = None
 
 

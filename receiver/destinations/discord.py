@@ -114,8 +114,8 @@ def judge(response: HttpResponse, *, now: datetime) -> Result:
         # Without a document it is the CDN in front of Discord, which has the header alone.
         waits = [result.retry_after, chat.seconds(said.get("retry_after")), _reset_after(response)]
         return replace(result, retry_after=max((wait for wait in waits if wait is not None), default=None))
-    if response.is_success and response.headers.get("x-ratelimit-remaining", "").strip() == "0":
-        return replace(result, hold=_reset_after(response))
+    if response.headers.get("x-ratelimit-remaining", "").strip() == "0":
+        result = replace(result, hold=_reset_after(response))
     if result.kind == "permanent" and code in _GONE:
         return replace(result, pause=True)
     return result

@@ -7,7 +7,7 @@ plain text. Every answer is a 200; its `errcode` says what it means.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 from receiver.destinations import chat
 from receiver.destinations.base import masked
@@ -44,7 +44,7 @@ class WeComOptions(ChatOptions):
     MARKUP: ClassVar[Markup] = Markup(escape=lambda text: text.replace("<@", "<\u200c@"))
     TITLE_MARKUP: ClassVar[Markup] = MARKUP
 
-    url: SecretUrl
+    url: Annotated[SecretUrl, chat.bearing("key", "qyapi.weixin.qq.com/cgi-bin/webhook/send")]
 
 
 def send(card: Card, options: WeComOptions, *, now: datetime) -> Steps:

@@ -1,10 +1,11 @@
 """Mail goes out by SMTP (RFC 5321): one connection, one mail; what the server says is given back, and not judged.
 
 Where the server stands is the operator's word, so its address is not vetted: most stand in a private network. TLS is
-used wherever it is offered, and its certificate verified, but on loopback, where nothing is in between. A password
-never goes out in the clear, loopback excepted. A recipient who is put off (4xx) puts off the mail for all, before
-anything of it was sent: else the others would get it again and again. One who is refused for good (5xx) does not keep
-it from the others; the answer's header `refused` names them.
+used wherever it is offered, and its certificate verified; STARTTLS on loopback, where nothing is in between, needs none
+that is valid, and `smtps://` needs one everywhere. A password never goes out in the clear, loopback excepted. A
+recipient who is put off (4xx) puts off the mail for all, before anything of it was sent: else the others would get it
+again and again. One who is refused for good (5xx) does not keep it from the others; the answer's header `refused` names
+them.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from receiver.store.deliveries import DeliveryQuestions
 from receiver.store.destinations import HealthQuestions, ReplayQuestions
 from receiver.store.dialect import Dialect, open_dialect
 from receiver.store.events import EventQuestions
+from receiver.store.holds import Holds
 from receiver.store.news import DatabaseClock, Herald
 from receiver.store.prune import PruneQuestions, probe
 from receiver.store.tasks import TaskQuestions
@@ -24,10 +25,12 @@ from receiver.store.unit import Statements, Unit
 from receiver.store.writer import Op, Reads, ReadsTask, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from sqlalchemy import Connection
+
+    from receiver.records import Health
 
 __all__ = ["Op", "Reads", "ReadsTask", "Store", "Unit"]
 
@@ -42,6 +45,7 @@ class Store:
         probe: statements that write a row of no meaning.
         clock: the clock that all who share the database go by; None where nobody else does.
         herald: what tells them; None likewise.
+        holds: who asks what they were told to leave alone; None likewise.
         writer: the process's one writer.
     """
 
@@ -61,6 +65,7 @@ class Store:
         self._closed = False
         self.writer: Writer
         self.herald: Herald | None = None
+        self.holds: Holds | None = None
         self.clock: Callable[[], datetime] | None = None
 
     @classmethod
@@ -78,6 +83,7 @@ class Store:
             store.clock = clock = DatabaseClock()
             store.herald = Herald(dialect, clock, loop)
             store.herald.start()
+            store.holds = Holds(dialect)
         return store
 
     async def run(self, op: Op[T]) -> T:
@@ -107,6 +113,14 @@ class Store:
         except (SQLAlchemyError, self.dialect.error) as error:  # what a connection's preparation says comes bare
             raise StoreUnavailable(f"cannot read the database: {error}") from error
 
+    async def held(self, now: datetime) -> Mapping[str, Health]:
+        """Those who are to be left alone, as it is committed now; none where nobody else is told so.
+
+        Raises:
+            StoreUnavailable: the database cannot be asked.
+        """
+        return {} if self.holds is None else await self.holds.ask(now)
+
     def hurry(self) -> None:
         """The service stops: do not wait long for a database that is silent."""
         self.dialect.hurry()
@@ -118,6 +132,8 @@ class Store:
         self.hurry()
         if self.herald is not None:
             await self.herald.close()
+        if self.holds is not None:
+            await self.holds.close()
         await self.writer.close()
         self._readers.shutdown()
         self._engine.dispose()

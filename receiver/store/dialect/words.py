@@ -60,7 +60,7 @@ _KNOWN: Final = (
         "53300",
         "too many (clients|connections)|connection slots",
         "it has no connection left",
-        "Raise its max_connections, or run fewer instances: each wants up to six.",
+        "Raise its max_connections, or run fewer instances: each wants up to seven.",
     ),
     _row("57P01 57P02 57P03", "starting up|shutting down|in recovery mode", "it is starting or stopping", "Wait."),
     _row(
