@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from alembic import op
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from receiver.store import migrations
 from receiver.store.dialect import open_dialect
 from receiver.store.schema import metadata
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def url_of(folder: Path) -> str:
@@ -55,6 +55,25 @@ def test_indexes_are_the_same_to_the_letter(tmp_path: Path) -> None:
         assert there == two.execute(question).fetchall()
     assert {name for name, _ in there} == {one.name for table in metadata.tables.values() for one in table.indexes}
     assert sum(" WHERE " in sql for _, sql in there) >= 5
+
+
+def test_files_are_numbered_as_their_migrations() -> None:
+    """A start that finds all done reads the numbers off the files: they are Alembic's own chain, oldest first."""
+    scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
+    chain = [(script.revision, Path(script.path).name[:4]) for script in scripts.walk_revisions()][::-1]
+    assert [number for _, number in chain] == [revision for revision, _ in chain] == migrations.known()
+
+
+def test_a_start_that_finds_all_done_does_without_alembic(tmp_path: Path) -> None:
+    """Nor does a service without chat load Jinja: together half a second of a start."""
+    url = url_of(tmp_path)
+    migrations.upgrade(url)
+    code = (
+        "import sys, receiver.app\nfrom receiver.store import migrations\n"
+        f"assert migrations.upgrade({url!r}).schema.fits\nprint(sorted({{'alembic', 'jinja2'}} & sys.modules.keys()))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert told.stdout.strip() == "[]"
 
 
 def test_an_upgrade_can_be_repeated(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ class Server(uvicorn.Server):
                 port=port,
                 workers=1,
                 http=Protocol,
+                ws="none",
                 access_log=False,
                 log_config=None,
                 lifespan="off",

@@ -14,11 +14,9 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import msgspec
 import orjson
-from jinja2 import TemplateError
 from pydantic import AfterValidator, Field, Strict, field_validator
 
 from receiver import __version__, retry
-from receiver.destinations import templates
 from receiver.destinations.base import MASK, Kind, Options, Steps, http_url, masked
 from receiver.destinations.card import Card, card, summary_card
 from receiver.destinations.text import PLAIN, Markup, clean, cut, one_line
@@ -77,7 +75,13 @@ def bearing(name: str, api: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-OwnTemplate = Annotated[str, AfterValidator(templates.check)]
+def _own_template(text: str) -> str:
+    from receiver.destinations import templates
+
+    return templates.check(text)
+
+
+OwnTemplate = Annotated[str, AfterValidator(_own_template)]
 
 
 class ChatOptions(Options):
@@ -99,6 +103,10 @@ class ChatOptions(Options):
     title: OwnTemplate | None = None
     text: OwnTemplate | None = None
     limits: dict[str, Annotated[int, Strict(), Field(ge=1)]] = Field(default_factory=dict)
+
+    def model_post_init(self, _context: Any) -> None:
+        """Have Jinja there before the first message: a service without chat starts without it, 0.1 s sooner."""
+        import receiver.destinations.templates  # noqa: F401
 
     @field_validator("limits")
     @classmethod
@@ -133,6 +141,10 @@ class ChatOptions(Options):
 
     def _filled(self, told: Card, own: str | None, default: str, most: int, *, title: bool = False) -> str:
         markup = self.TITLE_MARKUP if title else self.MARKUP
+        from jinja2 import TemplateError
+
+        from receiver.destinations import templates
+
         if own is not None:
             try:
                 return templates.fill(own, told.values, markup, most)

@@ -10,11 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import select
+from sqlalchemy import column, inspect, select, table
 from sqlalchemy.exc import SQLAlchemyError
 
 from receiver.errors import StoreUnavailable
@@ -22,10 +18,14 @@ from receiver.store.dialect import open_dialect
 from receiver.store.schema import counters
 
 if TYPE_CHECKING:
+    from alembic.config import Config
     from sqlalchemy import Connection
 
     from receiver.store.dialect import Dialect
 
+_HERE: Final = Path(__file__).parent
+_VERSION: Final = table("alembic_version", column("version_num"))
+"""Alembic's word of where a database is."""
 FLOOR: Final = "schema_floor"
 """The counter that holds a newer schema's oldest good revision."""
 
@@ -110,6 +110,8 @@ def bring(connection: Connection, dialect: Dialect) -> Upgrade:
         return Upgrade(schema.at, schema)
     copy = None if schema.at is None else dialect.set_aside(f"before-{schema.head}")
     try:
+        from alembic import command  # a third of a second, which a start that finds all done does without
+
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         _mark(connection, config)
@@ -142,7 +144,7 @@ def look(url: str) -> Schema:
 
 def head() -> str:
     """The newest revision this release knows."""
-    return _scripts().get_current_head() or ""
+    return known()[-1]
 
 
 def current(url: str) -> str | None:
@@ -150,27 +152,33 @@ def current(url: str) -> str | None:
     return look(url).at
 
 
+def known() -> list[str]:
+    """All revisions of this release, oldest first: they stand one on the other, and their files bear their numbers."""
+    return sorted(path.name[:4] for path in (_HERE / "versions").glob("[0-9]*.py"))
+
+
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
 
 
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
-
-
 def _look(connection: Connection) -> Schema:
-    at, newest = MigrationContext.configure(connection).get_current_revision(), head()
-    if at is None or at in {script.revision for script in _scripts().walk_revisions()}:
-        return Schema(at, newest, is_newer=False, fits=at == newest)
+    revisions = known()
+    at = connection.execute(select(_VERSION)).scalar() if inspect(connection).has_table(_VERSION.name) else None
+    if at is None or at in revisions:
+        return Schema(at, revisions[-1], is_newer=False, fits=at == revisions[-1])
     floor = connection.execute(select(counters.c.value).where(counters.c.name == FLOOR)).scalar()
-    return Schema(at, newest, is_newer=True, fits=floor is not None and int(newest) >= floor)
+    return Schema(at, revisions[-1], is_newer=True, fits=floor is not None and int(revisions[-1]) >= floor)
 
 
 def _mark(connection: Connection, config: Config) -> None:
     """Write down who else may serve what is there now."""
+    from alembic.script import ScriptDirectory
+
     scripts = ScriptDirectory.from_config(config)
     floor = getattr(scripts.get_revision("head").module, "serves_from", None)
     connection.execute(counters.delete().where(counters.c.name == FLOOR))
