@@ -58,6 +58,8 @@ _SHAPES: Final = (
     (re.compile(r"\b(bearer(?:\s|%20|\+)+)[^\s\"'<>,;]+", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(r"whsec_[A-Za-z0-9+/=_%-]+"), f"whsec_{MASK}"),
 )
+# What each of them has in it, asked once for all: 0.3 us of a short text instead of four times as much.
+_HINT: Final = re.compile(r"callbacks|whsec_|[Bb][Ee][Aa][Rr][Ee][Rr]|\.[0-9a-f]{1,12}\.")
 # user:password@, also where the password holds a slash that nobody escaped. Asked only of a piece with an @ in it: else
 # every :// in a long text would be followed to its end, and a crafted one would hold up the process.
 _USERINFO: Final = re.compile(r"(:(?:\\*/){2})(?:[^\s/?#\"'<>]*|[^\s:/?#@\"'<>]*:[^\s@\"'<>]*)@")
@@ -110,8 +112,9 @@ class _Redactor:
         """A string with secrets masked."""
         if self._pattern is not None:
             text = self._pattern.sub(MASK, text)
-        for shape, instead in _SHAPES:
-            text = shape.sub(instead, text)
+        if _HINT.search(text):
+            for shape, instead in _SHAPES:
+                text = shape.sub(instead, text)
         return _PIECE.sub(_without_userinfo, text) if "@" in text else text
 
 
@@ -189,9 +192,9 @@ def _line(_logger: Any, level: str, given: MutableMapping[str, Any]) -> bytes:
     return _json(line)
 
 
-def _redacted(line: bytes) -> bytes:
-    """A finished line as it may be shown."""
-    return orjson.dumps(_redactor.clean(orjson.loads(line))) if _redactor.is_suspect(line) else line
+def redact_json(document: bytes) -> bytes:
+    """A finished line, or any JSON that orjson wrote, as it may be shown: strings and names with secrets masked."""
+    return orjson.dumps(_redactor.clean(orjson.loads(document))) if _redactor.is_suspect(document) else document
 
 
 def _with_traceback(line: dict[str, Any]) -> None:
@@ -237,7 +240,7 @@ class _Console:
         self._render = structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False, pad_event_to=24)
 
     def __call__(self, logger: Any, level: str, given: MutableMapping[str, Any]) -> bytes:
-        fields = orjson.loads(_redacted(_line(logger, level, given)))
+        fields = orjson.loads(redact_json(_line(logger, level, given)))
         shown = {
             name: _harmless(value, lines=name == "exception") for name, value in fields.items() if value is not None
         }
@@ -290,7 +293,7 @@ class _Out:
                 lines.append(self._lines.popleft() + b"\n")
             written = b"".join(lines)
             if not self._clean and _redactor.is_suspect(written):
-                written = b"".join([_redacted(line[:-1]) + b"\n" for line in lines])
+                written = b"".join([redact_json(line[:-1]) + b"\n" for line in lines])
             self._stream.write(written)
             self._stream.flush()
 
@@ -303,7 +306,7 @@ class _LastResort:
 
     def msg(self, message: bytes) -> None:
         with suppress(OSError, ValueError):
-            sys.stderr.write(_redacted(message).decode() + "\n")
+            sys.stderr.write(redact_json(message).decode() + "\n")
 
     warn = warning = fatal = err = error = critical = exception = msg
 
@@ -382,4 +385,4 @@ def get() -> Logger:
     return cast("Logger", structlog.get_logger().bind())
 
 
-__all__ = ["IDS_FIRST", "MASK", "Format", "Level", "Logger", "configure", "get", "hide", "redact"]
+__all__ = ["IDS_FIRST", "MASK", "Format", "Level", "Logger", "configure", "get", "hide", "redact", "redact_json"]

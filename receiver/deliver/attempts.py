@@ -123,9 +123,9 @@ def _request_json(request: HttpRequest, destination: Destination) -> str:
 def _response_json(response: HttpResponse | None) -> str | None:
     if response is None:
         return None
-    headers = {name: logs.redact(value) for name, value in response.headers.items()}
-    body = logs.redact(response.body[:KEPT_BYTES].decode("utf-8", errors="replace"))
-    return orjson.dumps({"status": response.status, "headers": headers, "body": body}).decode()
+    body = response.body[:KEPT_BYTES].decode("utf-8", errors="replace")
+    shown = orjson.dumps({"status": response.status, "headers": response.headers, "body": body})
+    return logs.redact_json(shown).decode()
 
 
 def tell(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -55,6 +56,7 @@ def masked(request: HttpRequest) -> HttpRequest:
     return replace(request, url=masked_url(request.url), headers=headers)
 
 
+@lru_cache(maxsize=256)  # one for most destinations, and ten microseconds
 def masked_url(url: str) -> str:
     """The URL with userinfo and the values of its query masked; all of it where it cannot be taken apart."""
     try:
@@ -119,6 +121,7 @@ class Kind:
     secrets: Mapping[str, bool] = field(default_factory=dict)
 
 
+@lru_cache(maxsize=1024)
 def _is_secret(name: str) -> bool:
     return name.lower() not in _SHOWN and _SECRET_NAME.search(name) is not None
 
