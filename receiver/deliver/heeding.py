@@ -47,11 +47,11 @@ class Heeding:
             StoreUnavailable: that cannot be known.
         """
         destination = self.lane.destination
-        if destination.terms is not None:
+        if destination.terms is not None and self.store.holds is not None:
             found = (await self.store.held(self.clock())).get(destination.name)
             if found is not None and health.held_at(found, self.clock()) is not None:
                 self.heard(self.lane, found)
-        return not self.lane.is_left_alone(self.clock())
+        return self.lane.held_until is None or not self.lane.is_left_alone(self.clock())
 
     async def may_begin(self) -> bool:
         """Whether an attempt may: what cannot be known is taken for a no, and asked about again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from receiver.health import held
@@ -54,7 +55,7 @@ class Destination:
     per_host: int | None = None
     home: str | None = None
 
-    @property
+    @cached_property
     def attempt_for(self) -> timedelta:
         """The longest an attempt takes."""
         return timedelta(seconds=self.timeout * self.kind.steps)
@@ -209,20 +210,17 @@ class Lane:
         if self.together:
             together, self.together = self.together, ()
             return together
-        self._forget(now)
-        for place, (delivery, event) in enumerate(self.waiting):
-            if self._is_full(delivery.callback_host):
-                continue
-            del self.waiting[place]
-            return ((delivery, event),)
+        place, by = 0, now + self.destination.attempt_for
+        while place < len(self.waiting):
+            delivery, event = self.waiting[place]
+            if delivery.leased_until is not None and delivery.leased_until < by:
+                del self.waiting[place]  # it waited too long: the sweep gives it back
+            elif self._is_full(delivery.callback_host):
+                place += 1
+            else:
+                del self.waiting[place]
+                return ((delivery, event),)
         return ()
-
-    def _forget(self, now: datetime) -> None:
-        """Those that waited too long: the sweep gives them back."""
-        by = now + self.destination.attempt_for
-        if any(one.leased_until is not None and one.leased_until < by for one, _ in self.waiting):
-            kept = [one for one in self.waiting if one[0].leased_until is None or one[0].leased_until >= by]
-            self.waiting = deque(kept)
 
     def _is_full(self, host: str | None) -> bool:
         per_host = self.destination.per_host

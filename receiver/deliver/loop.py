@@ -69,11 +69,9 @@ class Deliverer:
     def room(self, destination: str) -> int:
         """How many more may be handed over now; read from the writer's thread, so it is a hint and not a promise."""
         lane = self._lanes.get(destination)
-        if lane is None or self._stopping or lane.state != "active" or lane.has_older:
+        if lane is None or self._stopping or lane.state != "active" or lane.has_older or lane.destination.is_paced:
             return 0
-        if lane.destination.is_paced or lane.is_left_alone(self.clock()):
-            return 0
-        return lane.room
+        return 0 if self._is_left_alone(lane) else lane.room
 
     def wake(self, destination: str | None = None, due_at: datetime | None = None) -> None:
         """Something is due: for one destination or for any, now or at a time."""
@@ -93,7 +91,7 @@ class Deliverer:
         """Deliveries that were leased at birth."""
         for delivery, event in leased:
             lane = self._lanes[delivery.destination]
-            is_free = lane.state == "active" and not lane.is_left_alone(self.clock())
+            is_free = lane.state == "active" and not self._is_left_alone(lane)
             if is_free and not lane.is_crowded(delivery):
                 lane.waiting.append((delivery, event))
             else:  # it was paused, or its circuit opened, while they were born; or one host would fill a shared lane
@@ -341,6 +339,9 @@ class Deliverer:
             return
         for delivery, decision, tried in await self._trier.run(destination, leased, started, heeding):
             self._settle(lane, delivery, decision, tried)
+
+    def _is_left_alone(self, lane: Lane) -> bool:
+        return lane.held_until is not None and lane.is_left_alone(self.clock())
 
     def _heeding(self, lane: Lane) -> Heeding:
         return Heeding(lane, self.store, self.clock, self.after.log, self._heard, self._give_back)

@@ -166,18 +166,18 @@ async def _converse(send: Callable[[], Awaitable[_Answer]], *, ends: float, with
     mark = dialing.Mark()
     dialing.MARK.set(mark)
     began = _now()
+    answer: _Answer | None = None
+    body, whole = bytearray(), False
     try:
         async with asyncio.timeout_at(ends):
             answer = await send()
+            whole = await _read(answer.chunks, body, cap)
     except faults.FAILURES as error:
-        raise faults.told(error, stood=mark.stood, within=within) from error
-    body, whole = bytearray(), False
-    try:
-        with suppress(*faults.FAILURES):
-            async with asyncio.timeout_at(ends):
-                whole = await _read(answer.chunks, body, cap)
+        if answer is None:
+            raise faults.told(error, stood=mark.stood, within=within) from error
     finally:
-        await answer.close(whole)
+        if answer is not None:
+            await answer.close(whole)
     return HttpResponse(
         status=answer.status,
         headers=_headers(answer.headers),
