@@ -335,8 +335,8 @@ class Deliverer:
         started, destination, lease = self.clock(), lane.destination, leased[0][0].leased_until
         if lease is not None and started + destination.attempt_for > lease:
             return  # it waited too long in memory; the sweep gives it back, and no attempt is spent
-        if not may_begin or (begin_by is not None and started > begin_by):
-            lane.due = True  # it asked for that just now, or the start that was granted is over
+        if self._stopping or not may_begin or (begin_by is not None and started > begin_by):
+            lane.due = True  # we stop, it asked for that just now, or the start that was granted is over
             self._give_back([delivery for delivery, _ in leased])
             return
         for delivery, decision, tried in await self._trier.run(destination, leased, started, heeding):
