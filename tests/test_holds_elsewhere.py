@@ -224,6 +224,28 @@ async def test_the_rest_of_a_message_is_not_said_either(tmp_path: Path, platform
     assert platform.early == []
 
 
+async def test_no_attempt_outlives_its_lease_for_a_database_that_is_silent(tmp_path: Path, platform: Strict) -> None:
+    """The rest of a message is not said then, and not said late; nor is anything begun."""
+    kind = Kind("two", WebhookOptions, _in_two, steps=2)
+    destination = to(f"{platform.base}/slow", kind=kind, timeout=1.0, schedule=[timedelta(0), 600 * SECOND])
+    silent = threading.Event()
+    async with opened(tmp_path) as store, running(store, destination) as room:
+        assert store.holds is not None
+        (first,) = await room.given()
+        await platform.until(lambda: len(platform.asked) == 1)
+        store.holds._thread.submit(silent.wait)  # as where its connection says nothing
+        try:
+            platform.go_on.set()
+            async with asyncio.timeout(destination.attempt_for.total_seconds()):
+                await until(lambda: room.attempts(first) == [(1, "transient")])
+            (second,) = await room.given()
+            await until(lambda: room.log.of("deliver.store_unavailable"))
+        finally:
+            silent.set()
+        assert len(platform.asked) == 1
+        assert (await room.until(second, "delivered")).attempt_count == 1
+
+
 async def test_nothing_goes_out_while_nobody_can_be_asked(tmp_path: Path, platform: Strict) -> None:
     """The database is away: what is leased is given back when it is there again, and goes out then."""
     with proxy(databases.new(tmp_path)) as between:

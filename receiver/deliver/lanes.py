@@ -56,8 +56,8 @@ class Destination:
 
     @property
     def attempt_for(self) -> timedelta:
-        """The longest an attempt takes."""
-        return timedelta(seconds=self.timeout * self.kind.steps)
+        """The longest an attempt takes: its requests, and between them asking whether to go on."""
+        return timedelta(seconds=self.timeout * (2 * self.kind.steps - 1))
 
     @property
     def lease_for(self) -> timedelta:
