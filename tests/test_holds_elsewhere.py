@@ -246,6 +246,30 @@ async def test_no_attempt_outlives_its_lease_for_a_database_that_is_silent(tmp_p
         assert (await room.until(second, "delivered")).attempt_count == 1
 
 
+async def test_a_slow_answer_does_not_waste_every_start(tmp_path: Path, platform: Strict) -> None:
+    """A start that was granted is over before the database has said whether to: the next are granted for longer."""
+    over = threading.Event()
+    destination = to(f"{platform.base}/a", rate=(20, SECOND))
+    async with opened(tmp_path) as store, running(store, destination) as room:
+        (first,) = await room.given()
+        await room.until(first, "delivered")
+        assert store.holds is not None
+        asks = store.holds._thread
+
+        def slowly() -> None:
+            if not over.wait(0.4):
+                asks.submit(slowly)
+
+        asks.submit(slowly)
+        try:
+            made = await room.given(count=8)
+            async with asyncio.timeout(10):
+                for delivery in made:
+                    await room.until(delivery, "delivered")
+        finally:
+            over.set()
+
+
 async def test_nothing_goes_out_while_nobody_can_be_asked(tmp_path: Path, platform: Strict) -> None:
     """The database is away: what is leased is given back when it is there again, and goes out then."""
     with proxy(databases.new(tmp_path)) as between:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from receiver.lifecycle import HealthState
     from receiver.records import Delivery, Event
     from receiver.retry import Result
+    from receiver.store.rates import Paced
 
 HANDED_PER_SLOT = 4
 """Deliveries that may wait in memory for each slot of a lane; more stay in the store until there is room."""
@@ -106,7 +107,7 @@ class Lane:
         again_first: whose turn it is where only one can be taken: a retry's, or new work's.
         held_until: it asked to be left alone until then.
         haste: how soon what is claimed here can be begun; for one with a rate.
-        begin_by: when the starts that were granted to those that wait are over; None where there is no rate.
+        granted: what the starts were asked with that those who wait were granted; None where there is no rate.
         together: those that wait to go out in one message.
     """
 
@@ -122,7 +123,7 @@ class Lane:
     again_first: bool = False
     held_until: datetime | None = None
     haste: Haste = field(default_factory=Haste)
-    begin_by: datetime | None = None
+    granted: Paced | None = None
     together: tuple[Leased, ...] = ()
     _busy_hosts: Counter[str | None] = field(default_factory=Counter)
 
