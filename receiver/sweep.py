@@ -43,8 +43,9 @@ EVICT_EVERY = timedelta(minutes=1)
 """Looking for them reads the index of all that is pending."""
 LOOK_BACK_EVERY = timedelta(minutes=10)
 """How often retention begins anew with the oldest: what had to stay when it was looked at may have been delivered. In
-between it only goes on, so that however much waits for a destination is not looked at every second. The place is in
-memory: an instance that starts begins anew, and each of several looks for itself."""
+between it only goes on, so that however much waits for a destination is not looked at every second; and it goes through
+to the end first, however long that takes, or nothing behind very much would ever go. The place is in memory: an
+instance that starts begins anew, and each of several looks for itself."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,11 @@ def _beyond(rows: Sequence[Any], held: set[str], place: int) -> int:
     return last + 1 if stuck else last
 
 
+def _is_over(began_at: datetime | None, span: timedelta, now: datetime) -> bool:
+    """Whether it began so long ago, or not at all; or at a time that is still to come: the clock was set back."""
+    return began_at is None or not began_at <= now < began_at + span
+
+
 @dataclass(frozen=True)
 class NoteRefusals(Reads):
     """The op that keeps the last refused callbacks, written together and off the hot path."""
@@ -255,6 +261,7 @@ class Sweeper:
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _evicted_at: datetime | None = None
     _looked_back_at: datetime | None = None
+    _is_through: bool = True
     _place: Place = BEGIN
 
     async def recover(self) -> None:
@@ -286,7 +293,7 @@ class Sweeper:
         self._told(rescued)
         disowned = await self.store.run(Disown(self.store, now, self.rules))
         self._tell(disowned)
-        if self._evicted_at is None or now - self._evicted_at >= EVICT_EVERY:
+        if _is_over(self._evicted_at, EVICT_EVERY, now):
             await self._evict(now)
         looked = await self._prune(now)
         refused = self.refusals.drain()
@@ -296,10 +303,10 @@ class Sweeper:
 
     async def _prune(self, now: datetime) -> int:
         """A step from where the last one ended; how many it looked at."""
-        if self._looked_back_at is None or now - self._looked_back_at >= LOOK_BACK_EVERY:
+        if self._is_through and _is_over(self._looked_back_at, LOOK_BACK_EVERY, now):
             self._looked_back_at, self._place = now, BEGIN
         pruned = await self.store.run(Prune(self.store, now - self.keep_for, self._place))
-        self._place = pruned.place
+        self._place, self._is_through = pruned.place, pruned.looked < STEP
         if pruned.gone:
             self.log.info("tasks.pruned", count=pruned.gone)
         return pruned.looked

@@ -254,5 +254,5 @@ def test_a_lease_is_long_enough_for_all_steps() -> None:
     """For those ahead in memory and for itself, each with as many requests as its kind may make."""
     one = to("http://x.example", timeout=10.0)
     three = replace(one, kind=replace(CHAT, steps=3))
-    assert (one.attempt_for, three.attempt_for) == (10 * SECOND, 30 * SECOND)
-    assert (one.lease_for, three.lease_for) == (90 * SECOND, 210 * SECOND)
+    assert (one.attempt_for, three.attempt_for) == (10 * SECOND, 50 * SECOND)
+    assert (one.lease_for, three.lease_for) == (90 * SECOND, 330 * SECOND)

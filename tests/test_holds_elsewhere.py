@@ -7,9 +7,10 @@ or is about to be given, it must ask about before each call. So nothing depends 
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from tests import databases
 from tests.deliver_room import Room, running, to
 from tests.pg_proxy import proxy
 from tests.platforms import Platform, Said, Shown, served
-from tests.rooms import Do, a_delivery, a_task, an_event, one_batch, opened, put, until
+from tests.rooms import Do, a_delivery, a_task, an_event, delivery_of, one_batch, opened, put, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -45,6 +46,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.engine("postgresql")]
 WAIT = 0.7
 """Seconds that the platform asks for."""
 SECOND = timedelta(seconds=1)
+BLOCKED = "SELECT pid FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
 
 
 class Strict(Platform):
@@ -222,6 +224,52 @@ async def test_the_rest_of_a_message_is_not_said_either(tmp_path: Path, platform
     assert platform.early == []
 
 
+async def test_no_attempt_outlives_its_lease_for_a_database_that_is_silent(tmp_path: Path, platform: Strict) -> None:
+    """The rest of a message is not said then, and not said late; nor is anything begun."""
+    kind = Kind("two", WebhookOptions, _in_two, steps=2)
+    destination = to(f"{platform.base}/slow", kind=kind, timeout=1.0, schedule=[timedelta(0), 600 * SECOND])
+    silent = threading.Event()
+    async with opened(tmp_path) as store, running(store, destination) as room:
+        assert store.holds is not None
+        (first,) = await room.given()
+        await platform.until(lambda: len(platform.asked) == 1)
+        store.holds._thread.submit(silent.wait)  # as where its connection says nothing
+        try:
+            platform.go_on.set()
+            async with asyncio.timeout(destination.attempt_for.total_seconds()):
+                await until(lambda: room.attempts(first) == [(1, "transient")])
+            (second,) = await room.given()
+            await until(lambda: room.log.of("deliver.store_unavailable"))
+        finally:
+            silent.set()
+        assert len(platform.asked) == 1
+        assert (await room.until(second, "delivered")).attempt_count == 1
+
+
+async def test_a_slow_answer_does_not_waste_every_start(tmp_path: Path, platform: Strict) -> None:
+    """A start that was granted is over before the database has said whether to: the next are granted for longer."""
+    over = threading.Event()
+    destination = to(f"{platform.base}/a", rate=(20, SECOND))
+    async with opened(tmp_path) as store, running(store, destination) as room:
+        (first,) = await room.given()
+        await room.until(first, "delivered")
+        assert store.holds is not None
+        asks = store.holds._thread
+
+        def slowly() -> None:
+            if not over.wait(0.4):
+                asks.submit(slowly)
+
+        asks.submit(slowly)
+        try:
+            made = await room.given(count=8)
+            async with asyncio.timeout(10):
+                for delivery in made:
+                    await room.until(delivery, "delivered")
+        finally:
+            over.set()
+
+
 async def test_nothing_goes_out_while_nobody_can_be_asked(tmp_path: Path, platform: Strict) -> None:
     """The database is away: what is leased is given back when it is there again, and goes out then."""
     with proxy(databases.new(tmp_path)) as between:
@@ -246,6 +294,28 @@ async def test_nothing_goes_out_while_nobody_can_be_asked(tmp_path: Path, platfo
     assert len(platform.asked) == 1
 
 
+async def test_a_stop_begins_no_call_that_was_only_asked_about(tmp_path: Path, platform: Strict) -> None:
+    """The answer comes while the service stops: what was leased goes back, for another to make at once."""
+    async with opened(tmp_path) as store, running(store, to(f"{platform.base}/a")) as room:
+        event = an_event(a_task("succeeded"))
+        lease = clock() + 600 * SECOND
+        leased = a_delivery(event, state="leased", due_at=None, lease_token=1, leased_until=lease)
+        await put(store, event, leased)
+        await until(lambda: room.deliverer._lanes["sink"].state == "active")
+        room.deliverer._look_at = math.inf
+        with closing(store.dialect.connect()) as beside:
+            beside.execute("BEGIN")
+            beside.execute("LOCK TABLE destinations")
+            room.deliverer.take([(leased, event)])
+            await until(lambda: databases.ask(store.dialect.url, BLOCKED))
+            stopping = asyncio.create_task(room.deliverer.stop(10.0))
+            await asyncio.sleep(0)
+        await stopping
+        found = await delivery_of(store, leased.id)
+        assert (found.state, found.attempt_count) == ("pending", 0)
+    assert platform.asked == []
+
+
 async def test_those_who_ask_at_once_ask_together(tmp_path: Path) -> None:
     """Who comes while a question is under way has the next, all of them one; it sees what was committed before it."""
     async with opened(tmp_path) as store:
@@ -253,8 +323,7 @@ async def test_those_who_ask_at_once_ask_together(tmp_path: Path) -> None:
         beside.execute("BEGIN")
         beside.execute("LOCK TABLE destinations")
         first = asyncio.create_task(store.held(clock()))
-        blocked = "SELECT 1 FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
-        await until(lambda: databases.ask(store.dialect.url, blocked))
+        await until(lambda: databases.ask(store.dialect.url, BLOCKED))
         late = [asyncio.create_task(store.held(clock())) for _ in range(20)]
         await asyncio.sleep(0)
         later = 4_102_444_800_000
@@ -287,6 +356,35 @@ async def test_who_stops_asking_takes_the_answer_from_nobody(tmp_path: Path) -> 
         one.cancel()
         assert await other == {}
         assert one.cancelled()
+
+
+async def test_an_answer_that_nobody_waits_for_is_nobodys_concern(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All who asked were cancelled, and then the database did not answer: no line is written of it."""
+    async with opened(tmp_path) as store:
+        await store.held(clock())
+        assert store.holds is not None
+        with closing(store.dialect.connect()) as beside:
+            beside.execute("BEGIN")
+            beside.execute("LOCK TABLE destinations")
+            asking = [asyncio.create_task(store.held(clock()))]
+            await until(lambda: databases.ask(store.dialect.url, BLOCKED))
+            asking.append(asyncio.create_task(store.held(clock())))
+            await asyncio.sleep(0)
+            for one in asking:
+                one.cancel()
+            await asyncio.wait(asking)
+            ending = asyncio.create_task(store.holds.close())
+            await asyncio.sleep(0)
+            for (pid,) in databases.ask(store.dialect.url, BLOCKED):
+                databases.ask(store.dialect.url, f"SELECT pg_terminate_backend({pid}, 5000)")
+            async with asyncio.timeout(5):  # while the table is locked: a store that is closed asks nobody again
+                await ending
+        store.holds = None
+    gc.collect()
+    await asyncio.sleep(0)
+    assert caplog.records == []
 
 
 async def test_a_store_that_is_closed_answers_nobody(tmp_path: Path) -> None:

@@ -205,6 +205,30 @@ async def test_what_had_to_stay_goes_with_the_next_look_back(store: Store) -> No
     assert rows_of(store, "SELECT count(*) FROM tasks") == [(0,)]
 
 
+async def test_a_look_back_comes_after_the_whole_way(store: Store) -> None:
+    """However long that takes: what lies behind very many that must stay is reached, if each step takes its time."""
+    await held_tasks(store, 2 * sweep.STEP)
+    free = await old_task(store, created_at=later(-35 * 86400), finished_at=later(-35 * 86400))
+    now = [NOW]
+    loop = sweeper(store, Lines(), now)
+    for _ in range(3):
+        await loop.round()
+        now[0] += sweep.LOOK_BACK_EVERY
+    assert rows_of(store, f"SELECT 1 FROM tasks WHERE id = '{free.id}'") == []
+
+
+async def test_a_clock_set_back_does_not_stop_retention(store: Store) -> None:
+    """What was passed over while it was ahead is looked at again by the time it tells now."""
+    [first, _] = await held_tasks(store, 2)
+    now = [later(86400 * 365)]
+    loop = sweeper(store, Lines(), now)
+    await loop.round()
+    await store.run(Do(lambda unit: unit.put_delivery(replace(first, state="dead", due_at=None))))
+    now[0] = NOW
+    await loop.round()
+    assert rows_of(store, f"SELECT 1 FROM tasks WHERE id = '{first.task_id}'") == []
+
+
 async def test_held_in_one_millisecond_do_not_stop_retention(store: Store) -> None:
     """More than a step of them, made at once: the place moves past them all the same."""
     at = NOW - timedelta(days=40)

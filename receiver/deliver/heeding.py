@@ -7,6 +7,7 @@ nobody calls back. A process that is alone holds the truth in its memory.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,11 +45,16 @@ class Heeding:
         """Whether the destination may be called now.
 
         Raises:
-            StoreUnavailable: that cannot be known.
+            StoreUnavailable: that cannot be known, or not in the time that a request may take: a lease would end.
         """
         destination = self.lane.destination
         if destination.terms is not None and self.store.holds is not None:
-            found = (await self.store.held(self.clock())).get(destination.name)
+            try:
+                async with asyncio.timeout(destination.timeout):
+                    held = await self.store.held(self.clock())
+            except TimeoutError as error:
+                raise StoreUnavailable("nobody said in time who is to be left alone") from error
+            found = held.get(destination.name)
             if found is not None and health.held_at(found, self.clock()) is not None:
                 self.heard(self.lane, found)
         return self.lane.held_until is None or not self.lane.is_left_alone(self.clock())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from receiver.lifecycle import HealthState
     from receiver.records import Delivery, Event
     from receiver.retry import Result
+    from receiver.store.rates import Paced
 
 HANDED_PER_SLOT = 4
 """Deliveries that may wait in memory for each slot of a lane; more stay in the store until there is room."""
@@ -57,8 +58,8 @@ class Destination:
 
     @cached_property
     def attempt_for(self) -> timedelta:
-        """The longest an attempt takes."""
-        return timedelta(seconds=self.timeout * self.kind.steps)
+        """The longest an attempt takes: its requests, and between them asking whether to go on."""
+        return timedelta(seconds=self.timeout * (2 * self.kind.steps - 1))
 
     @property
     def lease_for(self) -> timedelta:
@@ -107,7 +108,7 @@ class Lane:
         again_first: whose turn it is where only one can be taken: a retry's, or new work's.
         held_until: it asked to be left alone until then.
         haste: how soon what is claimed here can be begun; for one with a rate.
-        begin_by: when the starts that were granted to those that wait are over; None where there is no rate.
+        granted: what the starts were asked with that those who wait were granted; None where there is no rate.
         together: those that wait to go out in one message.
     """
 
@@ -123,7 +124,7 @@ class Lane:
     again_first: bool = False
     held_until: datetime | None = None
     haste: Haste = field(default_factory=Haste)
-    begin_by: datetime | None = None
+    granted: Paced | None = None
     together: tuple[Leased, ...] = ()
     _busy_hosts: Counter[str | None] = field(default_factory=Counter)
 

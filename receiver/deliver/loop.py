@@ -248,8 +248,7 @@ class Deliverer:
     def _claimed(self, lane: Lane, claim: Claim, claimed: Claimed) -> None:
         now = claim.now
         if claim.paced is not None and (claimed.leased or claimed.together):
-            lane.begin_by, lane.together = claim.paced.by, claimed.together
-            lane.haste.saw(now, self.clock())
+            lane.granted, lane.together = claim.paced, claimed.together
         lane.again_first ^= bool(claimed.leased)
         lane.more_asked = lane.more_asked or claimed.more_asked
         if claimed.upcoming is not None and claimed.upcoming <= now:
@@ -310,7 +309,7 @@ class Deliverer:
         lane.begin(delivery)
         self._busy += not lane.has_own_slots
         # Whoever set this off, an API request perhaps, it is not of that: nor are those that follow on it.
-        trying = asyncio.create_task(self._attempt(lane, leased, lane.begin_by), context=Context())
+        trying = asyncio.create_task(self._attempt(lane, leased, lane.granted), context=Context())
         self._trying[trying] = [one for one, _ in leased]
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -327,14 +326,16 @@ class Deliverer:
 
         trying.add_done_callback(ended, context=Context())
 
-    async def _attempt(self, lane: Lane, leased: tuple[Leased, ...], begin_by: datetime | None) -> None:
+    async def _attempt(self, lane: Lane, leased: tuple[Leased, ...], granted: Paced | None) -> None:
         heeding = self._heeding(lane)
         may_begin = await heeding.may_begin()
         started, destination, lease = self.clock(), lane.destination, leased[0][0].leased_until
+        if granted is not None and may_begin:
+            lane.haste.saw(granted.now, started)
         if lease is not None and started + destination.attempt_for > lease:
             return  # it waited too long in memory; the sweep gives it back, and no attempt is spent
-        if not may_begin or (begin_by is not None and started > begin_by):
-            lane.due = True  # it asked for that just now, or the start that was granted is over
+        if self._stopping or not may_begin or (granted is not None and started > granted.by):
+            lane.due = True  # we stop, it asked for that just now, or the start that was granted is over
             self._give_back([delivery for delivery, _ in leased])
             return
         for delivery, decision, tried in await self._trier.run(destination, leased, started, heeding):

@@ -130,10 +130,7 @@ class Store:
         """Commit what waits and close."""
         self._closed = True
         self.hurry()
-        if self.herald is not None:
-            await self.herald.close()
-        if self.holds is not None:
-            await self.holds.close()
+        await asyncio.gather(*(one.close() for one in (self.herald, self.holds) if one is not None))
         await self.writer.close()
         self._readers.shutdown()
         self._engine.dispose()

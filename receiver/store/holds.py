@@ -54,6 +54,7 @@ class Holds:
         """
         if self._next is None:
             self._next = asyncio.create_task(self._asked(self._under_way, now), context=Context())
+            self._next.add_done_callback(_heard)  # also where nobody waits for it any more
         return await asyncio.shield(self._next)
 
     async def _asked(self, before: asyncio.Task[dict[str, Health]] | None, now: datetime) -> dict[str, Health]:
@@ -81,6 +82,8 @@ class Holds:
                 try:
                     return self._look(self._session, now)
                 except self._dialect.error:  # it may only have died since it was last used
+                    if self._closed.is_set():
+                        raise
                     self._hang_up()
             self._session = self._dialect.connect()
             return self._look(self._session, now)
@@ -97,3 +100,8 @@ class Holds:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+def _heard(asked: asyncio.Task[dict[str, Health]]) -> None:
+    if not asked.cancelled():
+        asked.exception()
