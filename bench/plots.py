@@ -21,7 +21,8 @@ def draw(plot: Plot, folder: Path) -> Path:
     """Write it; where to."""
     width = WIDTH * len(plot.panels)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" width="{width}" font-family="sans-serif">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" width="{width}" '
+        'font-family="sans-serif">',
         f'<rect width="{width}" height="{HEIGHT}" fill="#fff"/>',
         _text(LEFT, 18, plot.title, size=13, anchor="start"),
     ]
