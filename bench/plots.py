@@ -20,9 +20,9 @@ INK, QUIET, LINE = "#222", "#888", "#1f6feb"
 def draw(plot: Plot, folder: Path) -> Path:
     """Write it; where to."""
     width = WIDTH * len(plot.panels)
+    size = f'viewBox="0 0 {width} {HEIGHT}" width="{width}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" width="{width}" '
-        'font-family="sans-serif">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif">',
         f'<rect width="{width}" height="{HEIGHT}" fill="#fff"/>',
         _text(LEFT, 18, plot.title, size=13, anchor="start"),
     ]
