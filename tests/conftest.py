@@ -10,9 +10,13 @@ import hypothesis
 import pytest
 
 from tests import databases, pg_server
+from tests.rooms import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from pathlib import Path
+
+    from receiver.store import Store
 
 
 # How long an example takes says how busy the machine is.
@@ -46,6 +50,13 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     _ends.pop()
     databases.drop()
     databases.use("sqlite")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """An open store on a new database."""
+    async with opened(tmp_path) as one:
+        yield one
 
 
 @pytest.hookimpl(wrapper=True)

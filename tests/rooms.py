@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from receiver import envelope, ids
 from receiver.ids import DeliveryId, TaskId
 from receiver.ingest import Callback, Lane, Lookup, Polling, Rulebook
-from receiver.records import Delivery, Event, Observation, Task
+from receiver.records import Attempt, Delivery, Event, Observation, Task
+from receiver.retry import Result
 from receiver.routing import Rule
 from receiver.store import Store
 from tests import databases
@@ -33,6 +34,7 @@ PRO = "runway/pro/video2video"
 V2V = "runwayml/v1/video_to_video"
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 PATIENCE = 30.0
+OK = Result("ok", "said so")
 
 _numbers = itertools.count(1)
 
@@ -91,6 +93,20 @@ def a_delivery(event: Event, destination: str = "sink", **over: Any) -> Delivery
         due_at=NOW,
     )
     return replace(delivery, **over)
+
+
+def an_attempt(delivery: Delivery, result: Result = OK, at: datetime = NOW) -> Attempt:
+    """The first of a delivery, which ended so."""
+    return Attempt(
+        *("att_" + delivery.id, delivery.id, delivery.task_id, 1, at, 5),  # type: ignore[arg-type]
+        redelivery=False,
+        request_json="{}",
+        response_json=None,
+        error=None,
+        result=result.kind,
+        reason=result.reason,
+        next_at=None,
+    )
 
 
 def rulebook(**over: Any) -> Rulebook:

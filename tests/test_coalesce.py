@@ -19,17 +19,27 @@ from receiver.destinations import webhook
 from receiver.destinations.base import Kind
 from receiver.health import Terms
 from receiver.pace import Rate
-from receiver.records import Attempt
 from receiver.retry import Decision, Result
 from receiver.routing import Rule
 from receiver.store.rates import Paced
 from tests.deliver_room import Room, running, to
-from tests.rooms import NOW, a_delivery, a_task, an_event, delivery_of, later, opened, put, rows_of, rulebook, until
+from tests.rooms import (
+    NOW,
+    a_delivery,
+    a_task,
+    an_attempt,
+    an_event,
+    delivery_of,
+    later,
+    put,
+    rows_of,
+    rulebook,
+    until,
+)
 from tests.world import Sink, sink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-    from pathlib import Path
 
     from receiver.destinations.base import Steps
     from receiver.destinations.webhook import WebhookOptions
@@ -48,13 +58,6 @@ def summary(events: Sequence[Event], options: WebhookOptions, *, now: datetime, 
 
 
 CHAT = replace(webhook.KIND, name="chat", summary=summary)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 @pytest.fixture
@@ -196,16 +199,7 @@ async def test_a_rate_alone_folds_nothing(store: Store) -> None:
 def attempted(delivery: Delivery, event: Event, state: Any = "delivered") -> Attempted:
     """An attempt that was made."""
     result = Result("ok" if state == "delivered" else "transient", "said so")
-    made = Attempt(
-        *("att_" + delivery.id, delivery.id, delivery.task_id, 1, NOW, 5),  # type: ignore[arg-type]
-        redelivery=False,
-        request_json="{}",
-        response_json=None,
-        error=None,
-        result=result.kind,
-        reason="said so",
-        next_at=None,
-    )
+    made = an_attempt(delivery, result)
     rules = rulebook(rules=[Rule("ops", events=("delivery.dead",))])
     return Attempted(delivery, event, made, result, Decision(state, None, "said so"), NOW, Terms(failures=9), rules)
 

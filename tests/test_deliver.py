@@ -26,7 +26,6 @@ from tests.rooms import (
     delivery_of,
     on_disk,
     one_batch,
-    opened,
     put,
     rows_of,
     until,
@@ -35,19 +34,11 @@ from tests.world import Sink, sink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from receiver.records import Delivery, Event
     from receiver.store import Store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 @pytest.fixture

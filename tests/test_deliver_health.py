@@ -22,12 +22,11 @@ from receiver.records import Health
 from receiver.routing import OWN_CALLBACK, Rule
 from receiver.sweep import Rescue
 from tests.deliver_room import running, to
-from tests.rooms import Do, a_delivery, a_task, an_event, delivery_of, opened, put, rows_of, rulebook, until
+from tests.rooms import Do, a_delivery, a_task, an_event, delivery_of, put, rows_of, rulebook, until
 from tests.world import Sink, sink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from receiver.store import Store, Unit
 
@@ -36,13 +35,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LONG = [timedelta(0), *[timedelta(milliseconds=20)] * 50]
 SHORT = Terms(failures=2, pause=timedelta(milliseconds=150))
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 @pytest.fixture

@@ -29,7 +29,6 @@ from tests.rooms import (
     an_event,
     delivery_of,
     one_batch,
-    opened,
     put,
     rows_of,
     rulebook,
@@ -39,20 +38,12 @@ from tests.world import Sink, sink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from receiver.records import Delivery
     from receiver.store import Store, Unit
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 FAR = [timedelta(0), timedelta(hours=1), timedelta(hours=1)]
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 @pytest.fixture

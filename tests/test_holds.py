@@ -22,7 +22,7 @@ from receiver.destinations.webhook import WebhookOptions
 from receiver.errors import Conflict
 from receiver.health import Terms
 from receiver.ingest import Born, record_operator
-from receiver.records import Attempt, Health
+from receiver.records import Health
 from receiver.retry import Decision, Result
 from receiver.routing import Rule
 from receiver.store import Store
@@ -30,7 +30,19 @@ from receiver.wire import HttpRequest
 from tests import databases
 from tests.deliver_room import running, to
 from tests.platforms import Asked, Platform, served
-from tests.rooms import NOW, Do, a_delivery, a_task, an_event, delivery_of, on_disk, opened, put, rulebook, until
+from tests.rooms import (
+    NOW,
+    Do,
+    a_delivery,
+    a_task,
+    an_attempt,
+    an_event,
+    delivery_of,
+    on_disk,
+    put,
+    rulebook,
+    until,
+)
 from tests.world import Sink, sink
 
 if TYPE_CHECKING:
@@ -43,13 +55,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 @pytest.fixture
@@ -236,16 +241,7 @@ async def test_a_wait_is_kept_of_a_group_that_lost_its_leases(store: Store) -> N
 
 def attempted(delivery: Delivery, event: Event, result: Result) -> Attempted:
     """An attempt that was made, and is to be tried again."""
-    made = Attempt(
-        *("att_" + delivery.id, delivery.id, delivery.task_id, 1, NOW, 5),  # type: ignore[arg-type]
-        redelivery=False,
-        request_json="{}",
-        response_json=None,
-        error=None,
-        result=result.kind,
-        reason=result.reason,
-        next_at=None,
-    )
+    made = an_attempt(delivery, result)
     decision = Decision("pending", NOW + HOUR, result.reason)
     return Attempted(delivery, event, made, result, decision, NOW, Terms(failures=9), rulebook(rules=[]))
 

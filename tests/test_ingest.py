@@ -25,7 +25,6 @@ from tests.rooms import (
     later,
     lookup,
     one_batch,
-    opened,
     put,
     rows_of,
     rulebook,
@@ -33,9 +32,7 @@ from tests.rooms import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from datetime import datetime
-    from pathlib import Path
 
     from receiver.ingest import Recorded
     from receiver.records import Task
@@ -46,13 +43,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 SUCCESS = '{"task_id":"up-1","status":"3","video_url":"https://x.example/v.mp4"}'
 ODD = '{"task_id":"up-2","status":"3","video_url":"https://x.example/v.mp4"}'
 PROGRESS = '{"task_id":"up-1","status":"1","progress":"40%"}'
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 async def put_task(store: Store, state: str = "queued", **over: Any) -> Task:

@@ -14,11 +14,10 @@ from receiver.ids import TaskId
 from receiver.ingest import After
 from receiver.poll import Poller
 from receiver.upstream.base import Missing, Shown, Unanswered, Unusable
-from tests.rooms import Lines, a_task, one_batch, opened, put, rulebook, task_of, until
+from tests.rooms import Lines, a_task, one_batch, put, rulebook, task_of, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from receiver.store import Store
 
@@ -30,13 +29,6 @@ BROKEN = (500, '{"error":{"message":"upstream error","type":"comet_api_error"}}'
 KEYLESS = (401, '{"error":{"message":"bad key","type":"comet_api_error"}}')
 NAMED = (200, '{"task_id":"up-1"}')
 RUNNING = (200, '{"id":"up-1","status":"RUNNING"}')
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 @asynccontextmanager

@@ -36,7 +36,6 @@ from tests.rooms import (
     delivery_of,
     later,
     one_batch,
-    opened,
     put,
     rows_of,
     rulebook,
@@ -58,13 +57,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 SECOND = timedelta(seconds=1)
 THREE = Rate("destination:sink", 3, SECOND)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 @asynccontextmanager

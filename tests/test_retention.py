@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
 
 from receiver import sweep
 from receiver.ingest import Born, record_operator
-from receiver.records import Attempt, Inbox
+from receiver.records import Inbox
 from receiver.routing import Rule
 from receiver.store.rows import to_ms
 from receiver.sweep import Prune
@@ -23,9 +23,9 @@ from tests.rooms import (
     Lines,
     a_delivery,
     a_task,
+    an_attempt,
     an_event,
     later,
-    opened,
     put,
     rows_of,
     rulebook,
@@ -33,22 +33,12 @@ from tests.rooms import (
 from tests.test_sweep import sweeper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from datetime import datetime
-    from pathlib import Path
 
-    from receiver.ids import AttemptId
     from receiver.records import Delivery, Event, Task
     from receiver.store import Store, Unit
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 async def old_task(store: Store, delivered: str | None = "delivered", **over: Any) -> Task:
@@ -71,23 +61,7 @@ async def old_task(store: Store, delivered: str | None = "delivered", **over: An
                 finished_at=at if ended else None,
             )
             unit.add_delivery(one)
-            unit.add_attempt(
-                Attempt(
-                    cast("AttemptId", f"att_{task.id}"),
-                    one.id,
-                    task.id,
-                    1,
-                    at,
-                    1,
-                    False,
-                    "{}",
-                    None,
-                    None,
-                    "ok",
-                    "",
-                    None,
-                )
-            )
+            unit.add_attempt(an_attempt(one, at=at))
 
     await store.run(Do(stage))
     return task

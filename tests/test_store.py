@@ -32,14 +32,13 @@ from tests.rooms import (
     deliveries_of,
     delivery_of,
     later,
-    opened,
     put,
     rows_of,
     task_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
     from sqlalchemy import Connection
@@ -48,13 +47,6 @@ if TYPE_CHECKING:
     from receiver.store.rows import Prepared
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 # -- indexes -----------------------------------------------------------------------------------------------------------

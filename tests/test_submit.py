@@ -25,7 +25,6 @@ from tests.rooms import (
     events_of,
     later,
     one_batch,
-    opened,
     put,
     rows_of,
     rulebook,
@@ -34,7 +33,7 @@ from tests.rooms import (
 from tests.world import script, world
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
@@ -57,13 +56,6 @@ TERMS = Terms(
 )
 SUCCESS = '{"task_id":"up-1","status":"3","video_url":"https://x.example/v.mp4"}'
 NAMELESS = '{"status":"3","video_url":"https://x.example/v.mp4"}'
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 async def sent(store: Store, **over: Any) -> Task:

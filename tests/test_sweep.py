@@ -24,7 +24,6 @@ from tests.rooms import (
     entropy,
     events_of,
     later,
-    opened,
     put,
     rows_of,
     rulebook,
@@ -32,21 +31,12 @@ from tests.rooms import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from datetime import datetime
-    from pathlib import Path
 
     from receiver.records import Delivery
     from receiver.store import Store
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 async def delivery(store: Store, destination: str = "sink", **over: Any) -> Delivery:

@@ -47,7 +47,6 @@ from tests.rooms import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from receiver.records import Delivery
@@ -55,13 +54,6 @@ if TYPE_CHECKING:
     from receiver.store.dialect.postgres import PostgresSession
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open store on a new file."""
-    async with opened(tmp_path) as one:
-        yield one
 
 
 class Hindered:
