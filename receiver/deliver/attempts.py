@@ -124,7 +124,7 @@ def _response_json(response: HttpResponse | None) -> str | None:
     if response is None:
         return None
     body = response.body[:KEPT_BYTES].decode("utf-8", errors="replace")
-    shown = orjson.dumps({"status": response.status, "headers": response.headers, "body": body})
+    shown = orjson.dumps({"status": response.status, "headers": dict(response.headers), "body": body})
     return logs.redact_json(shown).decode()
 
 
