@@ -52,12 +52,12 @@ class Trier:
     clock: Callable[[], datetime]
 
     async def run(
-        self, destination: Destination, leased: Sequence[Leased], started: datetime, lane: Heeding
+        self, destination: Destination, leased: Sequence[Leased], started: datetime, heeding: Heeding
     ) -> list[Ended]:
         """Try what was leased, together where it is several; those whose lease still held."""
-        outcome = await attempt(self.egress, destination, leased, started, self.after.log, lane.is_free)
+        outcome = await attempt(self.egress, destination, leased, started, self.after.log, heeding.is_free)
         ended, draw = self.clock(), self.rules.draw()
-        held_until = lane.heed(outcome.result, ended)  # before it is stored: others are about to begin
+        held_until = heeding.heed(outcome.result, ended)  # before it is stored: others are about to begin
         ops = [self._op(destination, one, outcome, started, ended, draw) for one in leased]
         tried: list[Tried] | None = None
         try:
@@ -103,7 +103,7 @@ class Trier:
             await asyncio.sleep(STORE_RETRY_FOR.total_seconds())
 
 
-async def sample(trier: Trier, destination: Destination, lane: Heeding) -> tuple[Attempt, Result]:
+async def sample(trier: Trier, destination: Destination, heeding: Heeding) -> tuple[Attempt, Result]:
     """Send a sample event; the attempt, which belongs to no delivery and is not stored, and what the answer means."""
     started, entropy = trier.clock(), trier.rules.entropy
     ms = int(started.timestamp() * 1000)
@@ -117,9 +117,9 @@ async def sample(trier: Trier, destination: Destination, lane: Heeding) -> tuple
         created_at=started,
         due_at=None,
     )
-    outcome = await attempt(trier.egress, destination, [(delivery, event)], started, trier.after.log, lane.is_free)
+    outcome = await attempt(trier.egress, destination, [(delivery, event)], started, trier.after.log, heeding.is_free)
     ended = trier.clock()
-    lane.heed(outcome.result, ended)
+    heeding.heed(outcome.result, ended)
     decision = Decision("delivered" if outcome.result.kind == "ok" else "dead", None, outcome.result.reason)
     attempt_id = ids.attempt_id(ms, entropy(10))
     made = recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=ended)
