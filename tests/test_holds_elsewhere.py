@@ -103,7 +103,7 @@ async def two(
 async def told(room: Room, platform: Strict) -> None:
     """This instance is told to wait, and that is committed."""
     platform.script.append(platform.throttled(WAIT))
-    (first,) = await room.given()
+    (first,) = await room.given(due_at=clock() - SECOND)  # before all that waits: it is the one who is answered so
     await until(lambda: room.attempts(first) == [(1, "throttled")])
 
 
