@@ -113,6 +113,7 @@ class Poller:
     max_concurrency: int
     trouble: str | None = None
     _asking: dict[asyncio.Task[None], Task] = field(default_factory=dict)
+    _answered: set[TaskId] = field(default_factory=set)
     _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _sleeps_until: datetime | None = None
@@ -179,6 +180,13 @@ class Poller:
 
     async def _look_up(self, task: Task) -> None:
         looked, response, asked = await self._ask(task)
+        self._answered.add(task.id)
+        try:
+            await self._keep(task, looked, response, asked)
+        finally:
+            self._answered.discard(task.id)
+
+    async def _keep(self, task: Task, looked: Looked, response: HttpResponse | None, asked: LookupRoute) -> None:
         at = self.clock()
         lease = task.poll_leased_until
         assert lease is not None  # noqa: S101 -- the claim set it
@@ -247,13 +255,17 @@ class Poller:
         return ROUTES[task.route].read_lookup(response, now=self.clock()), response
 
     async def stop(self) -> None:
-        """Ask nothing new and give back what is under way: a lookup changes nothing upstream."""
+        """Ask nothing new and give back what is under way: a lookup changes nothing upstream.
+
+        One that was answered goes on: what its commit leases is for this process, and somebody must hear of it.
+        """
         self._stopping = True
         self._wake.set()
         async with self._claiming:  # what is being claimed is given back, too
             under_way = dict(self._asking)
-        for asking in under_way:
-            asking.cancel()
+        for asking, task in under_way.items():
+            if task.id not in self._answered:
+                asking.cancel()
         if under_way:
             await asyncio.wait(under_way)
             try:

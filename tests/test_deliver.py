@@ -194,12 +194,30 @@ async def test_what_the_last_batch_hands_over_is_given_back(store: Store, target
     """It comes while the stop gives back what it knows of: where others may be at work no start rescues it."""
     async with running(store, to(target.url)) as room:
         (late,) = await room.given(state="leased", due_at=None, leased_until=clock() + timedelta(seconds=60))
+        await until(lambda: not room.deliverer._claiming.locked())
         async with one_batch(store):
             stopping = asyncio.create_task(room.deliverer.stop(0.0))
             await until(lambda: store.writer.waiting)
             room.deliverer.take([(late, an_event(a_task(id=late.task_id)))])
         await stopping
         assert (await delivery_of(store, late.id)).state == "pending"
+
+
+async def test_what_a_claim_of_the_last_batch_leased_is_given_back(store: Store, target: Sink) -> None:
+    """A round hears of its claims only after the stop has heard of its own op, and nobody would look again."""
+    async with running(store, to(target.url)) as room:
+        await until(lambda: room.deliverer.room("sink") > 0 and not room.deliverer._lanes["sink"].due)
+        async with one_batch(store):
+            storing = asyncio.create_task(room.given())
+            await until(lambda: store.writer.waiting)
+            room.deliverer.wake()
+            await until(lambda: store.writer.waiting == 2)  # the claim
+            stopping = asyncio.create_task(room.deliverer.stop(0.0))
+            await asyncio.sleep(0.05)
+        [late] = await storing
+        await stopping
+        assert (await delivery_of(store, late.id)).state == "pending"
+        assert target.received == []
 
 
 async def test_a_stop_outlives_an_outage(store: Store, target: Sink) -> None:

@@ -146,3 +146,23 @@ async def test_a_stop_gives_back_what_it_does_not_ask(store: Store) -> None:
         assert (left.state, left.poll_leased_until, left.poll_count) == ("queued", None, 0)
         assert left.poll_due_at is not None
         assert left.poll_due_at <= clock()
+
+
+async def test_a_stop_waits_for_what_an_answer_says(store: Store) -> None:
+    """It is being stored: what that makes is leased for somebody here, and nobody else would hear of it before that."""
+    now = clock()
+    task = a_task(created_at=now, submitted_at=now, poll_due_at=now)
+    await put(store, task)
+    taken: list[TaskId | None] = []
+    async with upstream(RUNNING, RUNNING) as (url, _), poller(store, url) as one:
+        one.rules = rulebook(room=lambda _name: 1)
+        one.after.take = lambda leased: taken.extend(delivery.of_task for delivery, _ in leased)
+        await one._round()
+        await until(lambda: one._asking)
+        async with one_batch(store):
+            await until(lambda: store.writer.waiting)  # the answer
+            stopping = asyncio.create_task(one.stop())
+            await asyncio.sleep(0.05)
+        await stopping
+    assert (await task_of(store, task.id)).state == "running"
+    assert taken == [task.id]

@@ -15,6 +15,7 @@ import pytest
 from receiver.app import clock
 from receiver.submit import Gates
 from receiver.upstream import ROUTES
+from tests.rooms import a_task, one_batch, put, until
 from tests.world import API_KEY, I2V, PRO, V2V, World, body_of, script, world
 
 if TYPE_CHECKING:
@@ -117,6 +118,26 @@ async def test_the_limit_holds_for_all_ways_in_together(tmp_path: Path) -> None:
                 assert (await door.post(f"/{I2V}", json=body_of(I2V, "dropped"))).status_code == 200
 
         await asyncio.gather(*(direct() for _ in range(3)), *(dropped() for _ in range(3)))
+        assert counting.most == AT_ONCE
+
+
+async def test_a_look_that_expects_nothing_takes_no_slot_that_was_given_away(tmp_path: Path) -> None:
+    """It finds what another instance put there, while those who come take every slot that it keeps nothing of."""
+    async with _stage(tmp_path, max_concurrency=AT_ONCE) as (counting, here):
+        assert here.service is not None
+        store, submitter = here.service.store, here.service.submitter
+        counting.slow = 0.5
+        queued = [a_task("pending", route=V2V, input_json=json.dumps(body_of(V2V, f"{n}"))) for n in range(AT_ONCE)]
+        async with submitter._claiming:  # between two rounds of the queue
+            await put(store, *queued)
+            submitter._turns.sort(key=lambda route: route != V2V)
+        async with one_batch(store):
+            submitter.gates.freed.set()
+            await until(lambda: store.writer.waiting)  # a look
+            coming = [asyncio.create_task(here.submit(PRO, f"direct {n}")) for n in range(AT_ONCE)]
+            await until(lambda: submitter.gates.sending == AT_ONCE)
+        await asyncio.gather(*coming)
+        await here.eventually(lambda: _empty(here))
         assert counting.most == AT_ONCE
 
 

@@ -58,6 +58,7 @@ class Deliverer:
     _stopping: bool = False
     _turns: list[Lane] = field(init=False)
     _look_at: float = 0.0
+    _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
     _trier: Trier = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,8 +151,7 @@ class Deliverer:
             NotFound: it is not configured.
             Conflict: it asked to be left alone, or its rate is used up; nothing was sent.
         """
-        destination = self._with_health(name)
-        lane, now = self._lanes[name], self.clock()
+        destination, lane, now = self._with_health(name), self._lanes[name], self.clock()
         knocked = await self.store.run(Knock(name, now, self._paced(lane, now)))
         if not await self._heeding(lane).is_free():  # it said so while we asked
             knocked = Knocked(lane.held_until, LEFT_ALONE)
@@ -179,7 +179,8 @@ class Deliverer:
         while not self._stopping:
             wait = IDLE_FOR
             try:
-                wait = await self._round()
+                async with self._claiming:
+                    wait = await self._round()
             except StoreUnavailable as error:
                 self.after.log.error("deliver.store_unavailable", error=str(error))
             with suppress(TimeoutError):
@@ -370,9 +371,8 @@ class Deliverer:
 
     def _told(self, told: str | None, name: str, reason: str) -> None:
         if told is not None:
-            (self.after.log.info if told == "destination.recovered" else self.after.log.error)(
-                told, destination=name, reason=reason
-            )
+            log = self.after.log
+            (log.info if told == "destination.recovered" else log.error)(told, destination=name, reason=reason)
 
     async def stop(self, seconds: float) -> None:
         """Start nothing new; attempts under way have `seconds` to finish; all that is leased then is given back."""
@@ -380,17 +380,17 @@ class Deliverer:
         self._wake.set()
         if self._trying:
             await asyncio.wait(set(self._trying), timeout=seconds)
-        back = [delivery for leased in self._trying.values() for delivery in leased]
-        unfinished = set(self._trying)
+        unfinished = dict(self._trying)
+        back = [delivery for leased in unfinished.values() for delivery in leased]
         for trying in unfinished:
             trying.cancel()
-        if unfinished:
-            await asyncio.wait(unfinished)
+        await asyncio.gather(*unfinished, return_exceptions=True)
         try:
-            # At least once, and until there is no more: commits before this one may have handed over others meanwhile.
-            await self.store.run(HandBack(back + self._untried(), self.clock()))
-            while back := self._untried():
-                await self.store.run(HandBack(back, self.clock()))
+            async with self._claiming:  # what is being claimed is given back, too
+                # At least once, and until there is no more: commits before this one may have handed over others.
+                await self.store.run(HandBack(back + self._untried(), self.clock()))
+                while back := self._untried():
+                    await self.store.run(HandBack(back, self.clock()))
         except StoreUnavailable as error:  # the leases run out by themselves
             self.after.log.error("deliver.store_unavailable", error=str(error))
 

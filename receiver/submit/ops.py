@@ -135,6 +135,7 @@ class Claim(Reads):
     """The op that takes what may be sent of a route: in order of creation, up to the first that must wait.
 
     Attributes:
+        limit: how many; with none it only looks.
         paced: the starts it asks for; None where there is no rate.
         staged: what it leased when it last ran, for one who never heard whether that was committed.
     """

@@ -35,6 +35,7 @@ from receiver.upstream.data_uri import abridge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from receiver.ids import TaskId
     from receiver.store.rates import Paced
@@ -230,26 +231,35 @@ class Submitter:
             by_rate = gates.next_by_rate()
             return IDLE_FOR if by_rate is None else max((by_rate - now).total_seconds(), 0.01)
         probing, heard = closed is not None, gates.heard
-        limit, paced = 1 if probing else free, gates.asked(now)
-        # A look that expects nothing keeps nothing from those who come now: they would go by the queue for it.
-        with gates.holding(limit if route in gates.backlog else 0):
+        paced = gates.asked(now)
+        # A look that expects nothing keeps no slot from those who come now, who would go by the queue for it: so it
+        # may take nothing, either.
+        limit = (1 if probing else free) if route in gates.backlog else 0
+        with gates.holding(limit):
             lease = self.sender.lease(now)
-            claimed, due, paced_until = await self._leased(Claim(self.sender.store, route, limit, now, lease, paced))
-        if claimed:
+            found = await self._leased(Claim(self.sender.store, route, limit, now, lease, paced))
+        if found.tasks:
             self._turns.remove(route)
             self._turns.append(route)
-        for task, body in claimed:
+        for task, body in found.tasks:
             gates.begin(route, queued=True)
             self._start(task, body, paced)
         gates.unseen.discard(route)
-        if claimed and probing:
+        if found.tasks and probing:
             gates.probe(route)
-        elif not claimed and due is None and gates.heard == heard:  # else it may have been closed meanwhile
+        elif not found.tasks and found.due is None and gates.heard == heard:  # else it may have been closed meanwhile
             gates.open(route)
+        return self._next(route, found, now)
+
+    def _next(self, route: str, found: Claimed, now: datetime) -> float:
+        gates, (claimed, due, paced_until) = self.gates, found
         if paced_until is not None:
             gates.paced_until(paced_until)
             gates.want(route, wants=True)
             return max((paced_until - now).total_seconds(), 0.01)
+        if not claimed and due is not None and due <= now:  # found by a look that expected nothing
+            gates.backlog.add(route)
+            return 0.0
         if not claimed and due is not None:
             gates.close(route, due)  # also after a restart, which knows of a throttle only by this row
             return max((due - now).total_seconds(), 0.01)
