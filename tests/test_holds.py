@@ -201,6 +201,7 @@ async def test_a_full_lane_hears_what_another_instance_was_told(tmp_path: Path, 
             await room.given(count=4)
             lane = room.deliverer._lanes["sink"]
             await until(lambda: len(lane.waiting) == 3 and not lane.is_low)
+            await target.until(lambda: len(target.received) == 1)
             await one.run(Do(partial(_put, Health("sink", held_until=clock() + HOUR))))
             await until(lambda: not lane.waiting)
             assert lane.is_left_alone(clock())

@@ -32,8 +32,10 @@ RUNNING = (200, '{"id":"up-1","status":"RUNNING"}')
 
 
 @asynccontextmanager
-async def upstream(feed: tuple[int, str], tasks: tuple[int, str]) -> AsyncIterator[tuple[str, list[str]]]:
-    """An upstream whose two lookup routes say these; its URL, and the paths that were asked."""
+async def upstream(
+    feed: tuple[int, str], tasks: tuple[int, str], go_on: asyncio.Event | None = None
+) -> AsyncIterator[tuple[str, list[str]]]:
+    """An upstream whose two lookup routes say these, where told once that is set; its URL, and the paths it heard."""
     asked: list[str] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,6 +44,8 @@ async def upstream(feed: tuple[int, str], tasks: tuple[int, str]) -> AsyncIterat
         await reader.readexactly(length)
         path = head.split(" ")[1]
         asked.append(path)
+        if go_on is not None:
+            await go_on.wait()
         status, body = feed if path.endswith("/feed") else tasks
         fields = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
         writer.write(f"HTTP/1.1 {status} Said\r\n{fields}\r\n\r\n{body}".encode())
@@ -154,12 +158,13 @@ async def test_a_stop_waits_for_what_an_answer_says(store: Store) -> None:
     task = a_task(created_at=now, submitted_at=now, poll_due_at=now)
     await put(store, task)
     taken: list[TaskId | None] = []
-    async with upstream(RUNNING, RUNNING) as (url, _), poller(store, url) as one:
+    go_on = asyncio.Event()
+    async with upstream(RUNNING, RUNNING, go_on) as (url, _), poller(store, url) as one:
         one.rules = rulebook(room=lambda _name: 1)
         one.after.take = lambda leased: taken.extend(delivery.of_task for delivery, _ in leased)
         await one._round()
-        await until(lambda: one._asking)
         async with one_batch(store):
+            go_on.set()
             await until(lambda: store.writer.waiting)  # the answer
             stopping = asyncio.create_task(one.stop())
             await asyncio.sleep(0.05)
