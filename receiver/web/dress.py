@@ -32,6 +32,7 @@ font-size:.9rem;border-right:1px solid var(--line)}
 nav a{text-decoration:none;color:var(--soft);display:block;padding:.12rem 0}
 nav a:hover,nav a:focus{color:var(--link);text-decoration:underline}
 nav b{display:block;margin-top:1rem;color:var(--ink)}
+nav b:first-child{margin-top:0}
 main{padding:1.6rem 2rem 6rem;min-width:0}
 main.alone{max-width:44rem;margin:8vh auto 0}
 h1{font-size:1.9rem;line-height:1.2;margin:.2rem 0 .6rem}
@@ -54,8 +55,8 @@ td:first-child{white-space:nowrap}
 tr:last-child td{border-bottom:0}
 .bad{color:var(--bad)}
 summary{cursor:pointer;color:var(--link)}
-@media (max-width:56rem){.page{display:block}nav{position:static;max-height:none;border:0;
-border-bottom:1px solid var(--line);columns:2}nav b{break-after:avoid}
+@media (max-width:56rem){.page{display:block}nav{position:static;max-height:40vh;border:0;padding-bottom:1rem;
+border-bottom:1px solid var(--line)}
 main{padding:1.2rem}td:first-child{white-space:normal}}
 @media print{nav{display:none}.page{display:block}}
 """.strip()
