@@ -92,12 +92,11 @@ class Deliverer:
         """Deliveries that were leased at birth."""
         for delivery, event in leased:
             lane = self._lanes[delivery.destination]
-            is_free = lane.state == "active" and not self._is_left_alone(lane)
-            if is_free and not lane.is_crowded(delivery):
+            if lane.state == "active" and not (self._is_left_alone(lane) or lane.is_crowded(delivery)):
                 lane.waiting.append((delivery, event))
             else:  # it was paused, or its circuit opened, while they were born; or one host would fill a shared lane
                 lane.more = True
-                self._give_back([delivery])
+                self.give_back([delivery])
         self._start()
 
     # -- by hand ---------------------------------------------------------------------------------------------------
@@ -267,12 +266,13 @@ class Deliverer:
         if lane.is_left_alone(now):
             lane.wake_at(lane.held_until or now)
         if health.state != "active" or lane.is_left_alone(now):
-            self._give_back(lane.put_back(health.probe_id, now))
+            self.give_back(lane.put_back(health.probe_id, now))
         if health.state != was and was is not None:
             lane.due = True
             self._wake.set()
 
-    def _give_back(self, deliveries: list[Delivery]) -> None:
+    def give_back(self, deliveries: list[Delivery]) -> None:
+        """These go back untried, soon."""
         if deliveries:
             self._back += deliveries
             self._wake.set()
@@ -337,7 +337,7 @@ class Deliverer:
             return  # it waited too long in memory; the sweep gives it back, and no attempt is spent
         if self._stopping or not may_begin or (granted is not None and started > granted.by):
             lane.due = True  # we stop, it asked for that just now, or the start that was granted is over
-            self._give_back([delivery for delivery, _ in leased])
+            self.give_back([delivery for delivery, _ in leased])
             return
         for delivery, decision, tried in await self._trier.run(destination, leased, started, heeding):
             self._settle(lane, delivery, decision, tried)
@@ -346,7 +346,7 @@ class Deliverer:
         return lane.held_until is not None and lane.is_left_alone(self.clock())
 
     def _heeding(self, lane: Lane) -> Heeding:
-        return Heeding(lane, self.store, self.clock, self.after.log, self._heard, self._give_back)
+        return Heeding(lane, self.store, self.clock, self.after.log, self._heard, self.give_back)
 
     def _settle(self, lane: Lane, delivery: Delivery, decision: Decision, tried: Tried) -> None:
         if decision.state == "dead":
