@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from msgspec.structs import replace
 
 from receiver.errors import Conflict, NotFound
+from receiver.ingest import After
 from receiver.ingest.record import URGENT
+from receiver.submit import Gates, Sender
 from receiver.submit.ops import Accept, Adopt, Answered, Cancel, Claim, Terms
 from receiver.sweep import Disown
 from receiver.upstream.base import Ambiguous, NotTaken, Refused, Taken
@@ -20,6 +22,7 @@ from tests.rooms import (
     NOW,
     PRO,
     V2V,
+    Lines,
     a_task,
     callback,
     events_of,
@@ -220,6 +223,20 @@ async def test_a_claim_takes_the_whole_body_and_a_lease(store: Store) -> None:
     assert (claimed.state, claimed.submit_leased_until, claimed.submit_first_at) == ("submitting", later(70), later(10))
     assert (body, due) == (b'{"whole":true}', None)
     assert (await store.run(Claim(store, PRO, 1, later(10), later(70))))[0] == []
+
+
+async def test_a_claim_that_came_to_nothing_puts_nothing_back(store: Store) -> None:
+    """Two instances looked in the same millisecond, and the COMMIT of one was lost: what the other sends stays sent."""
+    draws, stands = iter([0.1, 0.2]), a_task("pending")
+    await put(store, stands)
+    log, gates = cast("Any", Lines()), Gates(lambda: NOW, 8, TERMS.retry)
+    rules = rulebook(draw=lambda: next(draws))
+    sender = Sender(store, cast("Any", None), rules, TERMS, After(log), log, lambda: NOW, gates)
+    withdrawn = replace(stands, state="submitting", submit_due_at=None, submit_leased_until=sender.lease(NOW))
+    [[sending, _]], *_ = await store.run(Claim(store, PRO, 1, NOW, sender.lease(NOW)))
+    sender.withdraw(withdrawn)
+    await asyncio.gather(*sender._withdrawing)
+    assert await task_of(store, stands.id) == sending
 
 
 async def test_one_task_is_claimed_by_one(store: Store) -> None:
