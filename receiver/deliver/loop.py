@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    from receiver.deliver.claims import Claimed
     from receiver.deliver.lanes import Destination, Leased
     from receiver.deliver.ops import Tried
     from receiver.egress import Egress
@@ -195,17 +194,10 @@ class Deliverer:
         for lane in lanes:  # before the claims: what is said while they are under way is said of what they miss
             lane.due = lane.asked = lane.more = lane.more_asked = False
             lane.due_at = None
-        asked = [self._claim(lane, now) for lane in lanes]
-        claims = await asyncio.gather(*map(self.store.run, asked), return_exceptions=True)
-        failure: BaseException | None = None
-        for lane, claim, claimed in zip(lanes, asked, claims, strict=True):
-            if isinstance(claimed, BaseException):
-                failure = claimed
-                lane.due = lane.asked = True
-                continue
-            self._claimed(lane, claim, claimed)
+        asked = [self._claimed(lane, self._claim(lane, now)) for lane in lanes]
+        failures = await asyncio.gather(*asked, return_exceptions=True)
         self._start()
-        if failure is not None:  # only now: what the other lanes claimed is under way
+        for failure in filter(None, failures):  # only now: what the other lanes claimed is under way
             raise failure
         dues = [lane.due_at for lane in self._lanes.values() if lane.due_at is not None and lane.is_low]
         soonest = (min(dues) - self.clock()).total_seconds() if dues else IDLE_FOR
@@ -245,8 +237,14 @@ class Deliverer:
         rates = lane.destination.windows
         return Paced(rates, now, lane.haste.by(rates, now)) if rates else None
 
-    def _claimed(self, lane: Lane, claim: Claim, claimed: Claimed) -> None:
+    async def _claimed(self, lane: Lane, claim: Claim) -> None:
+        """Heard of at once, in the order of what shares the commit: a pause, say, that stands behind it."""
         now = claim.now
+        try:
+            claimed = await self.store.run(claim)
+        except Exception:
+            lane.due = lane.asked = True
+            raise
         if claim.paced is not None and (claimed.leased or claimed.together):
             lane.granted, lane.together = claim.paced, claimed.together
         lane.again_first ^= bool(claimed.leased)
