@@ -218,6 +218,7 @@ class Poller:
         assert lease is not None  # noqa: S101 -- the claim set it
         op = Lookup(
             task_id=task.id,
+            upstream_id=task.upstream_id,
             lease=lease,
             seen=looked.observation if isinstance(looked, Shown | Unusable) else None,
             missing=isinstance(looked, Missing),

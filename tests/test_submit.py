@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from receiver.errors import Conflict, NotFound
 from receiver.ingest import After
 from receiver.ingest.record import URGENT
+from receiver.records import Observation
 from receiver.submit import Gates, Sender
 from receiver.submit.ops import Accept, Adopt, Answered, Cancel, Claim, Terms
 from receiver.sweep import Disown
@@ -27,6 +28,7 @@ from tests.rooms import (
     callback,
     events_of,
     later,
+    lookup,
     one_batch,
     put,
     rows_of,
@@ -290,6 +292,17 @@ async def test_an_id_by_hand(store: Store, state: str, after: str) -> None:
     recorded = await store.run(Adopt(task.id, "up-7", later(1), rulebook()))
     assert (recorded.task.state, recorded.task.upstream_id, recorded.look) == (after, "up-7", True)
     assert recorded.task.poll_due_at == URGENT
+
+
+async def test_an_answer_about_the_old_id_says_nothing(store: Store) -> None:
+    """It was asked for before the task was given another id by hand, and came after that."""
+    task = a_task("lost", upstream_id="up-1")
+    await put(store, task)
+    under_way = lookup(task, Observation("succeeded", "up-1", video_url="https://x.example/v.mp4"), later(2))
+    await store.run(Adopt(task.id, "up-7", later(1), rulebook()))
+    assert not (await store.run(under_way)).moved
+    assert (await task_of(store, task.id)).state == "lost"
+    assert await events_of(store, task.id) == []
 
 
 @pytest.mark.parametrize("state", ["pending", "submitting", "queued", "running", "succeeded", "rejected"])
