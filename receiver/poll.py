@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from msgspec.structs import replace
 
-from receiver.errors import EgressError, NotFound, StoreUnavailable
+from receiver.errors import EgressError, NotFound, StoreUnavailable, StoreUnsure
 from receiver.ingest import Lookup, Recorded, record
 from receiver.ingest.judge import lose
 from receiver.store import Reads
@@ -44,13 +44,18 @@ IDLE_FOR = 1.0
 
 @dataclass(frozen=True)
 class Claim(Reads):
-    """The op that takes what is due, longest due first; ambiguous tasks past their deadline are lost here."""
+    """The op that takes what is due, longest due first; ambiguous tasks past their deadline are lost here.
+
+    Attributes:
+        staged: what it leased when it last ran, for one who never heard whether that was committed.
+    """
 
     store: Store
     limit: int
     now: datetime
     lease_until: datetime
     rules: Rulebook
+    staged: list[Task] = field(default_factory=list)
 
     def apply(self, unit: Unit) -> tuple[list[Task], list[Recorded], datetime | None]:
         """The claimed tasks, what was recorded of others, and when the next is due."""
@@ -62,6 +67,7 @@ class Claim(Reads):
             leased = replace(task, poll_due_at=self.lease_until, poll_leased_until=self.lease_until)
             unit.put_task(leased)
             claimed.append(leased)
+        self.staged[:] = claimed
         questions = self.store.tasks
         upcoming = questions.next_poll_at(unit.select(questions.next_poll, now=self.now))
         return claimed, lost, upcoming
@@ -114,6 +120,7 @@ class Poller:
     trouble: str | None = None
     _asking: dict[asyncio.Task[None], Task] = field(default_factory=dict)
     _answered: set[TaskId] = field(default_factory=set)
+    _back: list[Task] = field(default_factory=list)
     _claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _sleeps_until: datetime | None = None
@@ -151,6 +158,7 @@ class Poller:
                 self._wake.clear()
 
     async def _round(self) -> float:
+        await self._put_back()
         free = self.max_concurrency - len(self._asking)
         if free <= 0:
             return IDLE_FOR  # a lookup that ends wakes the loop
@@ -158,7 +166,12 @@ class Poller:
         # Two questions at most (a route and its fallback), and the answer's commit.
         # To the millisecond, as it is stored: the lease that is read again must be known as ours.
         lease = now + timedelta(milliseconds=round(2000 * self.timeout)) + LEASE_MARGIN
-        claimed, lost, upcoming = await self.store.run(Claim(self.store, free, now, lease, self.rules))
+        claim = Claim(self.store, free, now, lease, self.rules)
+        try:
+            claimed, lost, upcoming = await self.store.run(claim)
+        except StoreUnsure:  # what may be leased now is asked about by nobody
+            self._back += claim.staged
+            raise
         if not claimed and not self._asking and upcoming is None:
             self.trouble = None  # nobody waits for an answer any more
         for recorded in lost:
@@ -172,6 +185,16 @@ class Poller:
             return 0.0 if lost else IDLE_FOR
         return IDLE_FOR if upcoming is None else min(max((upcoming - now).total_seconds(), 0.0), IDLE_FOR)
 
+    async def _put_back(self) -> None:
+        """What is leased and was not asked, or answered in vain, is due at once; no lease's end is waited for."""
+        back, self._back = self._back, []
+        if back:
+            try:
+                await self.store.run(HandBack(back, self.clock()))
+            except StoreUnavailable:
+                self._back += back
+                raise
+
     def _done(self, asking: asyncio.Task[None]) -> None:
         self._asking.pop(asking, None)
         self._wake.set()
@@ -183,6 +206,9 @@ class Poller:
         self._answered.add(task.id)
         try:
             await self._keep(task, looked, response, asked)
+        except StoreUnavailable:
+            self._back.append(task)
+            raise
         finally:
             self._answered.discard(task.id)
 
@@ -192,6 +218,7 @@ class Poller:
         assert lease is not None  # noqa: S101 -- the claim set it
         op = Lookup(
             task_id=task.id,
+            upstream_id=task.upstream_id,
             lease=lease,
             seen=looked.observation if isinstance(looked, Shown | Unusable) else None,
             missing=isinstance(looked, Missing),
@@ -268,10 +295,11 @@ class Poller:
                 asking.cancel()
         if under_way:
             await asyncio.wait(under_way)
-            try:
-                await self.store.run(HandBack(list(under_way.values()), self.clock()))
-            except StoreUnavailable as error:  # the leases run out by themselves
-                self.log.error("poll.store_unavailable", error=str(error))
+        self._back += under_way.values()
+        try:
+            await self._put_back()
+        except StoreUnavailable as error:  # the leases run out by themselves
+            self.log.error("poll.store_unavailable", error=str(error))
 
 
 def _shows_it(looked: Looked) -> bool:

@@ -113,6 +113,7 @@ class Relay:
             return
         op = Lookup(
             task_id=task.id,
+            upstream_id=task.upstream_id,
             lease=now,  # nobody's: the poller's schedule stays as it is
             seen=looked.observation,
             missing=False,

@@ -141,6 +141,7 @@ def lookup(task: Task, seen: Observation | None, at: datetime = NOW, **over: Any
     """The op of a lookup's answer, made under the task's present claim."""
     given: dict[str, Any] = {
         "task_id": task.id,
+        "upstream_id": task.upstream_id,
         "lease": task.poll_leased_until or at,
         "seen": seen,
         "missing": False,

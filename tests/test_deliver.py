@@ -220,6 +220,26 @@ async def test_what_a_claim_of_the_last_batch_leased_is_given_back(store: Store,
         assert target.received == []
 
 
+async def test_a_pause_holds_what_its_own_batch_claimed(store: Store, target: Sink) -> None:
+    """A claim that stands before it in one commit is heard of before it, or the lane would be thought active again."""
+    async with running(store, to(target.url)) as room:
+        lane = room.deliverer._lanes["sink"]
+        await until(lambda: room.deliverer.room("sink") > 0 and not lane.due)
+        async with one_batch(store):
+            storing = asyncio.create_task(room.given())
+            await until(lambda: store.writer.waiting)
+            room.deliverer.wake()
+            await until(lambda: store.writer.waiting == 2)  # the claim
+            pausing = asyncio.create_task(room.deliverer.pause("sink"))
+            await until(lambda: store.writer.waiting == 3)
+        [late] = await storing
+        await pausing
+        await until(lambda: not room.deliverer._claiming.locked())
+        assert lane.state == "paused"
+        await room.until(late, "pending")
+        assert target.received == []
+
+
 async def test_a_stop_outlives_an_outage(store: Store, target: Sink) -> None:
     """The store is away: what could not be given back is said, and the leases run out by themselves."""
     target.answers.append(None)

@@ -8,14 +8,14 @@ import resource
 import signal
 import socket
 import threading
-from contextlib import AsyncExitStack, ExitStack, closing, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
 
-from receiver.deliver import Redeliver
+from receiver.deliver import Claim, Redeliver
 from receiver.errors import StoreUnavailable, StoreUnsure
 from receiver.ids import TaskId
 from receiver.pace import Rate
@@ -24,7 +24,7 @@ from receiver.store.dialect import postgres
 from receiver.store.rates import Paced, Starts
 from receiver.sweep import Prune
 from tests import databases
-from tests.rooms import NOW, PATIENCE, Do, a_delivery, a_task, an_event, later, one_batch, put
+from tests.rooms import NOW, PATIENCE, Do, a_delivery, a_task, an_event, later, one_batch, opened, put
 from tests.victim import until
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from receiver.store import Unit
+    from receiver.records import Delivery
+    from receiver.store import Op, Unit
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engine("postgresql")]
 
@@ -135,20 +136,22 @@ async def test_a_reader_gets_away_from_a_silent_server(pair: tuple[Store, Store]
         assert await store.read(store.tasks.counts) == {}
 
 
-async def test_after_a_batch_that_nobody_can_tell_of_others_are_committed(
-    pair: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A server that still hangs in the lost COMMIT has the writer's row: what comes next does not wait for it."""
+@pytest.fixture
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits long for a lock, or for what became of a COMMIT."""
     monkeypatch.setattr(writer, "UNSURE_FOR", 0.1)
     short = [one.replace(postgres.LOCKED_FOR, "300ms") for one in postgres._SETTINGS]
     monkeypatch.setattr(postgres, "_SETTINGS", short)
-    store, _ = pair
-    await put(store, a_task())
+
+
+@asynccontextmanager
+async def unsure(store: Store, op: Op[Any]) -> AsyncIterator[None]:
+    """The op's COMMIT is lost, and the server still hangs in it."""
     assert store.writer._marks is not None
     with closing(store.dialect.connect()) as hanging:
         hanging.execute("BEGIN")
         hanging.execute("SELECT * FROM writers WHERE id = %s FOR UPDATE", [store.writer._marks.writer])
-        lost = store.writer.run(Do(lambda unit: unit.add_task(a_task())))
+        lost = store.writer.run(op)
         blocked = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
 
         async def ended() -> bool:
@@ -157,8 +160,31 @@ async def test_after_a_batch_that_nobody_can_tell_of_others_are_committed(
         await until(ended, "the batch to wait for the row")
         with pytest.raises(StoreUnsure):
             await lost
+        yield
+
+
+@pytest.mark.usefixtures("_brief")
+async def test_after_a_batch_that_nobody_can_tell_of_others_are_committed(tmp_path: Path) -> None:
+    """A server that still hangs in the lost COMMIT has the writer's row: what comes next does not wait for it."""
+    async with opened(tmp_path) as store:
         await put(store, a_task())
-    assert await store.read(store.tasks.counts) == {"queued": 2}
+        async with unsure(store, Do(lambda unit: unit.add_task(a_task()))):
+            await put(store, a_task())
+        assert await store.read(store.tasks.counts) == {"queued": 2}
+
+
+@pytest.mark.usefixtures("_brief")
+async def test_what_was_leased_unheard_is_told_of(tmp_path: Path) -> None:
+    """Whoever claimed it never hears of it: it is for the deliverer to give back, whether it stands or not."""
+    async with opened(tmp_path) as store:
+        task = a_task("succeeded")
+        event = an_event(task)
+        delivery = a_delivery(event)
+        await put(store, task, event, delivery)
+        unheard: list[Delivery] = []
+        store.writer.unheard = unheard.extend
+        async with unsure(store, Claim(store, "sink", 1, later(1), later(60))):
+            assert [(one.id, one.lease_token, one.leased_until) for one in unheard] == [(delivery.id, 1, later(60))]
 
 
 async def test_what_is_opened_again_is_not_pruned(pair: tuple[Store, Store]) -> None:

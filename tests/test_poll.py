@@ -10,10 +10,12 @@ import pytest
 
 from receiver.app import clock
 from receiver.egress import Egress
+from receiver.errors import StoreUnsure
 from receiver.ids import TaskId
 from receiver.ingest import After
 from receiver.poll import Poller
 from receiver.upstream.base import Missing, Shown, Unanswered, Unusable
+from tests import databases
 from tests.rooms import Lines, a_task, one_batch, put, rulebook, task_of, until
 
 if TYPE_CHECKING:
@@ -171,3 +173,41 @@ async def test_a_stop_waits_for_what_an_answer_says(store: Store) -> None:
         await stopping
     assert (await task_of(store, task.id)).state == "running"
     assert taken == [task.id]
+
+
+async def test_an_answer_that_was_not_stored_is_asked_for_at_once(store: Store) -> None:
+    """The store was away for a moment: once it is back nobody waits for the end of the claim's lease."""
+    now = clock()
+    task = a_task(created_at=now, submitted_at=now, poll_due_at=now)
+    await put(store, task)
+    go_on = asyncio.Event()
+    async with upstream(RUNNING, RUNNING, go_on) as (url, asked), poller(store, url) as one:
+        await one._round()
+        await until(lambda: asked)
+        with databases.outage(store):
+            go_on.set()
+            await until(lambda: not one._asking)
+        await one._round()
+        await until(lambda: not one._asking)
+    assert (await task_of(store, task.id)).state == "running"
+
+
+async def test_a_claim_that_nobody_can_tell_of_is_given_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stood after all: what it leased is asked about once the store is back, not once its lease has ended."""
+    now = clock()
+    task = a_task(created_at=now, submitted_at=now, poll_due_at=now)
+    await put(store, task)
+    run = store.run
+
+    async def unsure(op: Any) -> Any:
+        await run(op)
+        raise StoreUnsure("the database went away in a COMMIT")
+
+    async with upstream(RUNNING, RUNNING) as (url, _), poller(store, url) as one:
+        with monkeypatch.context() as away:
+            away.setattr(store, "run", unsure)
+            with pytest.raises(StoreUnsure):
+                await one._round()
+        await one._round()
+        await until(lambda: not one._asking)
+    assert (await task_of(store, task.id)).state == "running"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from msgspec.structs import replace
 
 from receiver.errors import Conflict, NotFound
+from receiver.ingest import After
 from receiver.ingest.record import URGENT
+from receiver.records import Observation
+from receiver.submit import Gates, Sender
 from receiver.submit.ops import Accept, Adopt, Answered, Cancel, Claim, Terms
 from receiver.sweep import Disown
 from receiver.upstream.base import Ambiguous, NotTaken, Refused, Taken
@@ -20,10 +23,12 @@ from tests.rooms import (
     NOW,
     PRO,
     V2V,
+    Lines,
     a_task,
     callback,
     events_of,
     later,
+    lookup,
     one_batch,
     put,
     rows_of,
@@ -222,6 +227,20 @@ async def test_a_claim_takes_the_whole_body_and_a_lease(store: Store) -> None:
     assert (await store.run(Claim(store, PRO, 1, later(10), later(70))))[0] == []
 
 
+async def test_a_claim_that_came_to_nothing_puts_nothing_back(store: Store) -> None:
+    """Two instances looked in the same millisecond, and the COMMIT of one was lost: what the other sends stays sent."""
+    draws, stands = iter([0.1, 0.2]), a_task("pending")
+    await put(store, stands)
+    log, gates = cast("Any", Lines()), Gates(lambda: NOW, 8, TERMS.retry)
+    rules = rulebook(draw=lambda: next(draws))
+    sender = Sender(store, cast("Any", None), rules, TERMS, After(log), log, lambda: NOW, gates)
+    withdrawn = replace(stands, state="submitting", submit_due_at=None, submit_leased_until=sender.lease(NOW))
+    [[sending, _]], *_ = await store.run(Claim(store, PRO, 1, NOW, sender.lease(NOW)))
+    sender.withdraw(withdrawn)
+    await asyncio.gather(*sender._withdrawing)
+    assert await task_of(store, stands.id) == sending
+
+
 async def test_one_task_is_claimed_by_one(store: Store) -> None:
     """Two claims in one batch do not both send it: it would be paid twice."""
     await put(store, a_task("pending"))
@@ -273,6 +292,17 @@ async def test_an_id_by_hand(store: Store, state: str, after: str) -> None:
     recorded = await store.run(Adopt(task.id, "up-7", later(1), rulebook()))
     assert (recorded.task.state, recorded.task.upstream_id, recorded.look) == (after, "up-7", True)
     assert recorded.task.poll_due_at == URGENT
+
+
+async def test_an_answer_about_the_old_id_says_nothing(store: Store) -> None:
+    """It was asked for before the task was given another id by hand, and came after that."""
+    task = a_task("lost", upstream_id="up-1")
+    await put(store, task)
+    under_way = lookup(task, Observation("succeeded", "up-1", video_url="https://x.example/v.mp4"), later(2))
+    await store.run(Adopt(task.id, "up-7", later(1), rulebook()))
+    assert not (await store.run(under_way)).moved
+    assert (await task_of(store, task.id)).state == "lost"
+    assert await events_of(store, task.id) == []
 
 
 @pytest.mark.parametrize("state", ["pending", "submitting", "queued", "running", "succeeded", "rejected"])

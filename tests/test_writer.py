@@ -504,6 +504,14 @@ async def test_a_hand_back_spends_no_attempt(store: Store) -> None:
     assert (stored.state, stored.attempt_count, stored.due_at, stored.lease_token) == ("pending", 0, later(1), 7)
 
 
+async def test_a_lease_that_came_to_nothing_is_given_back_by_nobody(store: Store) -> None:
+    """Its commit was lost, and another instance's claim has its number: that one is at work on the delivery."""
+    delivery = await leased(store)
+    lost = replace(delivery, leased_until=later(1))
+    assert await store.run(HandBack([lost], later(1))) == 0
+    assert await delivery_of(store, delivery.id) == delivery
+
+
 async def test_a_lookup_that_outlived_its_lease_leaves_the_schedule(store: Store) -> None:
     """It still tells the truth, but when the next lookup is due is the business of the one that followed it."""
     task = a_task(poll_due_at=later(90), poll_leased_until=later(90))

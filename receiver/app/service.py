@@ -99,6 +99,7 @@ class Service:
         watched = [name for name in self.deliverer.destinations if name != OWN_CALLBACK]
         self.meter = Meter(self.store, self.after.metrics, self.sweeper.refusals.counts, watched, clock())
         self.store.writer.committed = self.after.metrics.committed
+        self.store.writer.unheard = self.deliverer.give_back
         self.front = Front(
             door,
             [row for room in (api, feed, outbox, gateway, self.meter, probes) for row in room.table()],

@@ -175,6 +175,7 @@ class Claim(Reads):
             lease_token=delivery.lease_token + 1,
         )
         unit.put_delivery(taken)
+        unit.leased.append(taken)
         return taken
 
     def _upcoming(self, unit: Unit) -> datetime | None:
@@ -211,10 +212,16 @@ class HandBack(Reads):
         given = 0
         for mine in self.deliveries:
             delivery = unit.delivery(mine.id)
-            if delivery is not None and delivery.state == "leased" and delivery.lease_token == mine.lease_token:
+            if delivery is not None and _is_same_lease(delivery, mine):
                 give_back(unit, delivery, self.now)
                 given += 1
         return given
+
+
+def _is_same_lease(delivery: Delivery, mine: Delivery) -> bool:
+    """Of a lease whose commit came to nothing the number is another's by now: its end tells them apart."""
+    known = mine.lease_token, mine.leased_until
+    return delivery.state == "leased" and (delivery.lease_token, delivery.leased_until) == known
 
 
 def give_back(unit: Unit, delivery: Delivery, now: datetime) -> None:

@@ -63,8 +63,9 @@ class Destination:
 
     @property
     def lease_for(self) -> timedelta:
-        """Long enough for those ahead in memory and for itself."""
-        return (HANDED_PER_SLOT + 2) * self.attempt_for + timedelta(seconds=30)
+        """Long enough for those ahead in memory and for itself; whole milliseconds, as it is stored and known again."""
+        milliseconds = (HANDED_PER_SLOT + 2) * self.attempt_for // timedelta(milliseconds=1)
+        return timedelta(seconds=30, milliseconds=milliseconds)
 
     @property
     def is_paced(self) -> bool:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    from receiver.deliver.claims import Claimed
     from receiver.deliver.lanes import Destination, Leased
     from receiver.deliver.ops import Tried
     from receiver.egress import Egress
@@ -92,12 +91,11 @@ class Deliverer:
         """Deliveries that were leased at birth."""
         for delivery, event in leased:
             lane = self._lanes[delivery.destination]
-            is_free = lane.state == "active" and not self._is_left_alone(lane)
-            if is_free and not lane.is_crowded(delivery):
+            if lane.state == "active" and not (self._is_left_alone(lane) or lane.is_crowded(delivery)):
                 lane.waiting.append((delivery, event))
             else:  # it was paused, or its circuit opened, while they were born; or one host would fill a shared lane
                 lane.more = True
-                self._give_back([delivery])
+                self.give_back([delivery])
         self._start()
 
     # -- by hand ---------------------------------------------------------------------------------------------------
@@ -196,17 +194,10 @@ class Deliverer:
         for lane in lanes:  # before the claims: what is said while they are under way is said of what they miss
             lane.due = lane.asked = lane.more = lane.more_asked = False
             lane.due_at = None
-        asked = [self._claim(lane, now) for lane in lanes]
-        claims = await asyncio.gather(*map(self.store.run, asked), return_exceptions=True)
-        failure: BaseException | None = None
-        for lane, claim, claimed in zip(lanes, asked, claims, strict=True):
-            if isinstance(claimed, BaseException):
-                failure = claimed
-                lane.due = lane.asked = True
-                continue
-            self._claimed(lane, claim, claimed)
+        asked = [self._claimed(lane, self._claim(lane, now)) for lane in lanes]
+        failures = await asyncio.gather(*asked, return_exceptions=True)
         self._start()
-        if failure is not None:  # only now: what the other lanes claimed is under way
+        for failure in filter(None, failures):  # only now: what the other lanes claimed is under way
             raise failure
         dues = [lane.due_at for lane in self._lanes.values() if lane.due_at is not None and lane.is_low]
         soonest = (min(dues) - self.clock()).total_seconds() if dues else IDLE_FOR
@@ -246,8 +237,14 @@ class Deliverer:
         rates = lane.destination.windows
         return Paced(rates, now, lane.haste.by(rates, now)) if rates else None
 
-    def _claimed(self, lane: Lane, claim: Claim, claimed: Claimed) -> None:
+    async def _claimed(self, lane: Lane, claim: Claim) -> None:
+        """Heard of at once, in the order of what shares the commit: a pause, say, that stands behind it."""
         now = claim.now
+        try:
+            claimed = await self.store.run(claim)
+        except Exception:
+            lane.due = lane.asked = True
+            raise
         if claim.paced is not None and (claimed.leased or claimed.together):
             lane.granted, lane.together = claim.paced, claimed.together
         lane.again_first ^= bool(claimed.leased)
@@ -267,12 +264,13 @@ class Deliverer:
         if lane.is_left_alone(now):
             lane.wake_at(lane.held_until or now)
         if health.state != "active" or lane.is_left_alone(now):
-            self._give_back(lane.put_back(health.probe_id, now))
+            self.give_back(lane.put_back(health.probe_id, now))
         if health.state != was and was is not None:
             lane.due = True
             self._wake.set()
 
-    def _give_back(self, deliveries: list[Delivery]) -> None:
+    def give_back(self, deliveries: list[Delivery]) -> None:
+        """These go back untried, soon."""
         if deliveries:
             self._back += deliveries
             self._wake.set()
@@ -337,7 +335,7 @@ class Deliverer:
             return  # it waited too long in memory; the sweep gives it back, and no attempt is spent
         if self._stopping or not may_begin or (granted is not None and started > granted.by):
             lane.due = True  # we stop, it asked for that just now, or the start that was granted is over
-            self._give_back([delivery for delivery, _ in leased])
+            self.give_back([delivery for delivery, _ in leased])
             return
         for delivery, decision, tried in await self._trier.run(destination, leased, started, heeding):
             self._settle(lane, delivery, decision, tried)
@@ -346,7 +344,7 @@ class Deliverer:
         return lane.held_until is not None and lane.is_left_alone(self.clock())
 
     def _heeding(self, lane: Lane) -> Heeding:
-        return Heeding(lane, self.store, self.clock, self.after.log, self._heard, self._give_back)
+        return Heeding(lane, self.store, self.clock, self.after.log, self._heard, self.give_back)
 
     def _settle(self, lane: Lane, delivery: Delivery, decision: Decision, tried: Tried) -> None:
         if decision.state == "dead":

@@ -124,6 +124,7 @@ class Lookup(ReadsTask):
     """The op of one lookup's answer.
 
     Attributes:
+        upstream_id: whom it was about; of a task that was given another id meanwhile it says nothing.
         lease: the claim it was made under; a lookup that outlived its lease still tells the truth, but does not touch
             the schedule of the one that followed it.
         seen: what was shown; None where the upstream has no such task (`missing`) or did not answer.
@@ -136,6 +137,7 @@ class Lookup(ReadsTask):
     """
 
     task_id: TaskId
+    upstream_id: str | None
     lease: datetime
     seen: Observation | None
     missing: bool
@@ -157,6 +159,8 @@ class Lookup(ReadsTask):
         before = unit.task(self.task_id)
         if before is None:
             raise NotFound("no such task")
+        if before.upstream_id != self.upstream_id:
+            return Recorded(before)
         task = replace(before, polled_at=self.at, poll_count=before.poll_count + 1)
         if self.missing:
             task = replace(

@@ -193,9 +193,9 @@ def _bear(unit: Unit, event: Event, delivery: Delivery, rules: Rulebook, into: B
     name, now = delivery.destination, event.created_at
     is_due = delivery.due_at is not None and delivery.due_at <= now
     if is_due and unit.handed(name) < rules.room(name) and not _is_held(unit, name, now):
-        unit.hand(name)
         lease = now + rules.lanes.get(name, _NO_LANE).lease_for
         delivery = replace(delivery, state="leased", due_at=None, lease_token=1, leased_until=lease)
+        unit.hand(delivery)
         into.leased.append((delivery, event))
     else:
         into.waiting.append(delivery)

@@ -72,12 +72,11 @@ class Statements:
             select(*self.repeats.columns).where(dialect.among(schema.repeats.c.id, "ids")).with_for_update(), core
         )
         self.repeat_drop = Prepared(schema.repeats.delete().where(schema.repeats.c.id == bindparam("key")), core)
-        counters = schema.counters
         self.seq = Prepared(
-            counters.update()
-            .values(value=counters.c.value + bindparam("count"))
-            .where(counters.c.name == literal_column(f"'{EVENT_SEQ}'"))
-            .returning(counters.c.value),
+            schema.counters.update()
+            .values(value=schema.counters.c.value + bindparam("count"))
+            .where(schema.counters.c.name == literal_column(f"'{EVENT_SEQ}'"))
+            .returning(schema.counters.c.value),
             core,
         )
         payloads = schema.payloads
@@ -127,13 +126,13 @@ class Unit:
     Attributes:
         changes: counts what was staged, so that the writer can tell an op that changed nothing.
         events: those that were staged; no question finds them.
+        leased: deliveries that were leased here.
         is_shared: other instances change what is here, too.
     """
 
     def __init__(self, connection: Session, statements: Statements) -> None:
         """Begin with nothing read and nothing staged."""
-        self._connection = connection
-        self._statements = statements
+        self._connection, self._statements = connection, statements
         self.changes, self.is_shared = 0, statements.dialect.is_shared
         self._tasks = _Table(statements.tasks)
         self._deliveries = _Table(statements.deliveries)
@@ -145,6 +144,7 @@ class Unit:
         self._inbox: list[Inbox] = []
         self._digests: set[tuple[str, str, bytes]] = set()
         self.events: list[Event] = []
+        self.leased: list[Delivery] = []
         self._attempts: list[Attempt] = []
         self._refusals: list[Refusal] = []
         self._payloads: list[tuple[str, bytes]] = []
@@ -242,9 +242,10 @@ class Unit:
         """How many deliveries this batch hands to the destination's worker."""
         return self._handed.get(destination, 0)
 
-    def hand(self, destination: str) -> None:
-        """Count one more."""
-        self._handed[destination] = self._handed.get(destination, 0) + 1
+    def hand(self, delivery: Delivery) -> None:
+        """Count one more, which was leased for that."""
+        self.leased.append(delivery)
+        self._handed[delivery.destination] = self.handed(delivery.destination) + 1
 
     def add_attempt(self, attempt: Attempt) -> None:
         """Stage an attempt."""
@@ -374,8 +375,7 @@ class Unit:
         """
         seq = self._statements.seq
         (last,) = self._connection.execute(seq.sql, seq.values(count=len(self.events))).fetchone()
-        first = last - len(self.events) + 1
-        self.events = [replace(event, seq=place) for place, event in enumerate(self.events, first)]
+        self.events = [replace(event, seq=at) for at, event in enumerate(self.events, last - len(self.events) + 1)]
 
     def _save(self, table: _Table[Any]) -> None:
         self._write(table.rows.insert.sql, table.rows.encode, table.new)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from receiver.ids import DeliveryId, TaskId
+    from receiver.records import Delivery
     from receiver.store.dialect import Dialect
 
 T = TypeVar("T")
@@ -134,6 +136,8 @@ class Writer:
         self.commits = 0
         self.committed: Callable[[int, float], None] = lambda _ops, _seconds: None
         """Told of every commit, on the writer's thread: how many ops shared it, and how long it took."""
+        self.unheard: Callable[[list[Delivery]], None] = lambda _leased: None
+        """Told, on the loop, what was leased in a COMMIT that nobody can tell of: nobody here works on it."""
         self._crowd = 0
 
     @property
@@ -272,7 +276,11 @@ class Writer:
             stands = self._look_up(self._marks)
             if not stands:
                 self._again = stands is not None
-                return error if self._again else StoreUnsure(f"the database went away in a COMMIT: {error}")
+                if self._again:
+                    return error
+                with suppress(RuntimeError):  # the loop is closed: the process is going down
+                    self._loop.call_soon_threadsafe(self.unheard, unit.leased)
+                return StoreUnsure(f"the database went away in a COMMIT: {error}")
         self.failure = None
         self.commits += 1
         self.committed(len(batch), time.perf_counter() - started)

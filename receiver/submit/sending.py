@@ -67,8 +67,13 @@ class Sender:
     _withdrawing: set[asyncio.Task[None]] = field(default_factory=set)
 
     def lease(self, now: datetime) -> datetime:
-        """Until when a sender that began now is alive; to the millisecond, as it is stored, so that ours is known."""
-        return now + timedelta(milliseconds=round(self.terms.timeout * 1000)) + LEASE_MARGIN
+        """Until when a sender that began now is alive; to the millisecond, as it is stored, so that ours is known.
+
+        Instances whose gate opens look in the same millisecond: a part of a second by chance tells their leases apart.
+        One whose claim came to nothing must not put back what another is sending: it would be paid for twice.
+        """
+        milliseconds = round(self.terms.timeout * 1000) + int(self.rules.draw() * 1000)
+        return now + timedelta(milliseconds=milliseconds) + LEASE_MARGIN
 
     def callback_expires_at(self, route: str, now: datetime) -> datetime | None:
         """How long the callback URL of a task that is accepted now is good; None where it gets none."""
