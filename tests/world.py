@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from receiver.emulator import Task
+    from receiver.emulator.vocabulary import Outcome
 
 PRO = "runway/pro/video2video"
 V2V = "runwayml/v1/video_to_video"
@@ -262,6 +263,15 @@ class World:
         assert answer.status_code == status, answer.text
         return str(answer.json()["id"])
 
+    async def taken(self, route: str = PRO, *, outcome: Outcome = "succeed", **words: Any) -> str:
+        """As `created`, but its render ends, and its callbacks begin, only now that its caller has the answer.
+
+        A callback may come while the answer is being stored, and is then kept until it is: another verdict.
+        """
+        task_id = await self.created(route, outcome="never", **words)
+        self.upstream.end((await self.rendering(task_id)).id, outcome=outcome)
+        return task_id
+
     async def task(self, task_id: str) -> dict[str, Any]:
         """A task now."""
         return dict((await self.api.get(f"/tasks/{task_id}")).json())
@@ -340,6 +350,16 @@ class World:
         await self.eventually(there)
         [one] = self.renders(await self.task(task_id))
         return one
+
+    async def called(self, task_id: str, count: int = 1) -> list[int | None]:
+        """How the upstream's callbacks of a task were answered, once so many were: it hears that after all others."""
+        render = await self.rendering(task_id)
+
+        async def enough() -> bool:
+            return len(render.callbacks) >= count
+
+        await self.eventually(enough)
+        return [sent.status for sent in render.callbacks]
 
     async def arrived(self, task_id: str, count: int = 1) -> list[Received]:
         """What the sink got about a task, once it is so many; all of it verified."""
