@@ -160,9 +160,9 @@ async def test_one_gate_a_route_in_order_of_creation(tmp_path: Path) -> None:
 def _two_hours_later(here: World) -> None:
     """All that submissions wait for is over: a wait in real time would be over too soon, or keep the test waiting."""
     assert here.service is not None
-    sender = here.service.submitter.sender
+    sender, poller = here.service.submitter.sender, here.service.poller
     clock = sender.clock
-    sender.clock = sender.gates.clock = lambda: clock() + timedelta(hours=2)
+    sender.clock = sender.gates.clock = poller.clock = lambda: clock() + timedelta(hours=2)
     sender.gates.freed.set()
 
 

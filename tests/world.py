@@ -25,11 +25,12 @@ from tests import databases
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from pathlib import Path
 
     from receiver.emulator import Task
     from receiver.emulator.vocabulary import Outcome
+    from receiver.wire import HttpRequest, HttpResponse
 
 PRO = "runway/pro/video2video"
 V2V = "runwayml/v1/video_to_video"
@@ -389,6 +390,21 @@ class World:
         async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as stranger:
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             return await stranger.post(self.callback_url(task_id), content=content, **more)
+
+
+@asynccontextmanager
+async def begun(here: World) -> AsyncIterator[list[float]]:
+    """When each submission began, in Unix seconds: how long its way to the upstream takes is no part of a rate."""
+    assert here.service is not None
+    egress = here.service.submitter.sender.egress
+    submit, at = egress.submit, list[float]()
+
+    def noted(request: HttpRequest, *, timeout: float) -> Coroutine[Any, Any, HttpResponse]:
+        at.append(app.clock().timestamp())
+        return submit(request, timeout=timeout)
+
+    egress.submit = noted  # type: ignore[method-assign]
+    yield at
 
 
 def is_terminal(event_type: str) -> bool:
