@@ -689,8 +689,8 @@ async def test_a_large_list_does_not_hold_up_the_door(it: World) -> None:
     await dead(it, answers.STEP, name, tries=6, said={"status": 500, "headers": {}, "body": nasty})
     url = f"http://127.0.0.1:{it.settings['server']['port']}/livez"
     loop = asyncio.get_running_loop()
-    parts = []
-    for _ in range(5):  # the best of some: others on this machine hold it up, too
+    parts: list[float] = []
+    while len(parts) < 5 and min(parts, default=1) >= 0.5:  # the best of some: others on this machine hold it up, too
         answered_at = [loop.time()]
         large = asyncio.create_task(it.api.get("/deliveries", params={"destination": name, "limit": 200}))
         while not large.done():
