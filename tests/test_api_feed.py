@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from receiver.web import answers
-from tests.rooms import a_task, an_event, on_disk, put, until
+from tests.rooms import PATIENCE, a_task, an_event, on_disk, put, until
 from tests.test_api import flaws, is_problem
 from tests.world import SECRET, world
 
@@ -163,7 +163,7 @@ async def test_who_waits_is_answered_with_the_event(it: World) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
     assert (await feed(it, after=after, wait="200ms")) == {"data": [], "next_cursor": after}
-    assert 0.2 <= loop.time() - began < 5
+    assert 0.2 <= loop.time() - began < PATIENCE
     task_id = await it.created(render=30)
     readers = it.service.after._readers
     waiting = [asyncio.create_task(feed(it, after=after, wait="60")) for _ in range(10)]
@@ -171,11 +171,11 @@ async def test_who_waits_is_answered_with_the_event(it: World) -> None:
     # They hold nothing that others need to read.
     assert (await it.api.get("/tasks")).status_code == 200
     await it.api.post(f"/tasks/{task_id}/cancel")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         pages = await asyncio.gather(*waiting)
     assert [[item["type"] for item in page["data"]] for page in pages] == [["task.cancelled"]] * 10
     # And where there is something already, nobody waits.
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert (await feed(it, after=after, wait="60"))["data"] == pages[0]["data"]
     assert not readers
 
@@ -188,7 +188,7 @@ async def test_an_event_of_another_process_is_seen_soon(it: World) -> None:
     readers = it.service.after._readers
     await until(lambda: len(readers) == 1)
     [made] = await stored(it, 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert [item["id"] for item in (await waiting)["data"]] == [made]
 
 
@@ -200,7 +200,7 @@ async def test_a_stop_keeps_nobody_waiting(tmp_path: Path) -> None:
         waiting = asyncio.create_task(feed(one, after="7", wait="60s"))
         await until(lambda: len(readers) == 1)
         one.begin_stop()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert (await waiting) == {"data": [], "next_cursor": "7"}
 
 

@@ -351,9 +351,9 @@ async def test_a_status_is_an_answer_whatever_comes_behind_it(
 
     async with serve(handler) as server, out(server) as egress:
         began = asyncio.get_running_loop().time()
-        response = await way(egress, server, 5)
+        response = await way(egress, server, 60)
         assert response.status == status
-        assert asyncio.get_running_loop().time() - began < 2
+        assert asyncio.get_running_loop().time() - began < 30  # and not when the time is up
 
 
 @pytest.mark.parametrize("way", [by_ask, by_deliver])
@@ -392,9 +392,9 @@ async def test_a_body_that_never_comes_leaves_a_truncated_answer(way: Way) -> No
         await hang(reader, writer)
 
     async with serve(drip) as server, out(server) as egress:
-        response = await way(egress, server, 0.2)
+        response = await way(egress, server, 1)  # in which the beginning of the answer must be here
         assert (response.status, response.body, response.truncated) == (202, b"ha", True)
-        assert 0.1 < response.elapsed_for < 2
+        assert 0.9 < response.elapsed_for < 30
 
 
 @pytest.mark.parametrize(("way", "cap"), [(by_submit, 2 << 20), (by_ask, 2 << 20), (by_deliver, 16 << 10)])
@@ -481,7 +481,7 @@ async def test_headers_are_kept_to_a_cap() -> None:
 async def test_after_the_connection_stood_it_may_have_been_sent(way: Way, handler: Handler, stage: str) -> None:
     """Whatever went wrong then, `sent` is true."""
     async with serve(handler) as server, out(server) as egress:
-        error = await failure(way(egress, server, 0.3))
+        error = await failure(way(egress, server, 1 if stage == "timeout" else 30))
         assert (error.stage, error.sent) == (stage, True)
         assert str(error)
 

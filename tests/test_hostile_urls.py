@@ -38,7 +38,8 @@ pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 EVENT = sample_event(event_id=EventId("evt_01KG9Q8Y0000000000000000ZZ"), now=NOW)
 AT_ONCE = 32
-TIMEOUT = 5.0
+TIMEOUT = 30.0
+"""Seconds; no way there ends by it."""
 
 Way = tuple[str, int]
 """What became of a URL: `config`, `answered` or the stage of its failure; and the status of the answer."""
@@ -184,8 +185,8 @@ async def guarded(
 
     def change(given: dict[str, Any]) -> None:
         given["security"]["allow_private_callbacks"] = allow_private
-        given["upstream"]["max_concurrency"] = AT_ONCE
-        given["delivery"]["schedule"] = ["0s"]
+        given["upstream"] |= {"max_concurrency": AT_ONCE, "timeout": f"{TIMEOUT:.0f}s"}
+        given["delivery"] |= {"schedule": ["0s"], "timeout": f"{TIMEOUT:.0f}s"}
         given["destinations"] = []
 
     async with built(folder, change=change) as here, internet(monkeypatch) as net:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import Any
 
+    from receiver.emulator.vocabulary import Outcome
+
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 ENDS = {"succeed": "task.succeeded", "fail": "task.failed", "cancel": "task.cancelled"}
 
@@ -77,29 +79,29 @@ async def test_a_late_callback_changes_nothing(patient: World) -> None:
 
 async def test_a_doubled_callback_is_forwarded_once(patient: World) -> None:
     """The same body again is a duplicate: kept, answered, and no second event."""
-    task_id = await patient.created(callback="doubled")
+    task_id = await patient.taken(callback="doubled")
     assert await patient.observed(task_id, 2) == ["accepted", "duplicate"]
     await patient.whole(task_id)
-    assert [sent.status for sent in (await patient.rendering(task_id)).callbacks] == [200, 200]
+    assert await patient.called(task_id, 2) == [200, 200]
 
 
 async def test_progress_after_the_end_changes_nothing(patient: World) -> None:
     """Reordered callbacks: the running that comes after the success takes nothing back."""
-    task_id = await patient.created(callback="reordered")
+    task_id = await patient.taken(callback="reordered")
     assert await patient.observed(task_id, 2) == ["accepted", "late"]
     await patient.whole(task_id)
 
 
 async def test_the_first_of_two_opposite_ends_wins(patient: World) -> None:
     """Success, then failure: the failure is recorded as late and forwarded to nobody."""
-    task_id = await patient.created(callback="ok+opposite")
+    task_id = await patient.taken(callback="ok+opposite")
     assert await patient.observed(task_id, 2) == ["accepted", "late"]
     await patient.whole(task_id, "task.succeeded")
 
 
 async def test_the_first_of_two_opposite_ends_wins_even_where_it_is_wrong(patient: World) -> None:
     """A terminal word is believed as it comes; which came first decides, not which is nicer."""
-    task_id = await patient.created(callback="opposite+ok")
+    task_id = await patient.taken(callback="opposite+ok")
     assert await patient.observed(task_id, 2) == ["accepted", "late"]
     await patient.whole(task_id, "task.failed")
 
@@ -114,7 +116,7 @@ async def test_a_callback_that_never_comes(eager: World) -> None:
 
 async def test_another_tasks_id_is_looked_up(patient: World) -> None:
     """The token says which task it is; a body that names another id is not believed, the lookup decides."""
-    task_id = await patient.created(callback="tampered-id", outcome="fail")
+    task_id = await patient.taken(callback="tampered-id", outcome="fail")
     got = await patient.whole(task_id, "task.failed")
     assert (got.data["via"], got.data["confirmed"]) == ("poll", True)
     assert await patient.verdicts(task_id) == ["odd"]
@@ -126,8 +128,7 @@ async def test_a_forged_token_is_refused_and_polling_finds_the_task(eager: World
     task_id = await eager.created(callback="tampered-token")
     got = await eager.whole(task_id)
     assert got.data["via"] == "poll"
-    [sent] = (await eager.rendering(task_id)).callbacks
-    assert sent.status == 404
+    assert await eager.called(task_id) == [404]
     service = eager.service
     assert service is not None
 
@@ -141,13 +142,13 @@ async def test_a_forged_token_is_refused_and_polling_finds_the_task(eager: World
 
 async def test_a_malformed_body_is_kept_and_looked_up(patient: World) -> None:
     """What cannot be understood but bears a good token is answered 200, kept raw, flagged, and the task is polled."""
-    task_id = await patient.created(callback="malformed")
+    task_id = await patient.taken(callback="malformed")
     got = await patient.whole(task_id)
     assert got.data["via"] == "poll"
     [seen] = await patient.timeline(task_id, "observation")
     assert seen["verdict"] == "unreadable"
     assert seen["raw"].startswith('{"task_id": "')
-    assert [sent.status for sent in (await patient.rendering(task_id)).callbacks] == [200]
+    assert await patient.called(task_id) == [200]
 
 
 @pytest.mark.parametrize(
@@ -166,9 +167,9 @@ async def test_a_body_that_tells_of_no_task(patient: World, body: bytes) -> None
 
 
 @pytest.mark.parametrize("outcome", ["succeed", "fail"])
-async def test_status_and_state_that_disagree_are_looked_up(patient: World, outcome: str) -> None:
+async def test_status_and_state_that_disagree_are_looked_up(patient: World, outcome: Outcome) -> None:
     """Neither word of a body that contradicts itself is believed; the lookup decides."""
-    task_id = await patient.created(callback="disagreeing", callback_shape="enveloped", outcome=outcome)
+    task_id = await patient.taken(callback="disagreeing", callback_shape="enveloped", outcome=outcome)
     got = await patient.whole(task_id, ENDS[outcome])
     assert (got.data["via"], got.data["confirmed"]) == ("poll", True)
     assert await patient.verdicts(task_id) == ["odd"]
@@ -201,7 +202,7 @@ async def test_a_success_that_never_gets_a_url(patient: World) -> None:
 
 async def test_a_callback_without_an_id_is_believed(patient: World) -> None:
     """A missing id is not odd: the token says which task it is."""
-    task_id = await patient.created(callback="no-id")
+    task_id = await patient.taken(callback="no-id")
     got = await patient.whole(task_id)
     assert got.data["via"] == "callback"
     assert await patient.verdicts(task_id) == ["accepted"]

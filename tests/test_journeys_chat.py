@@ -196,10 +196,14 @@ async def test_a_burst_at_a_throttled_chat_is_one_summary_after_the_time(kind: s
             platform.script = [platform.throttled(2.0)]
             assert (await it.api.post("/destinations/chat/test")).json()["result"] == "throttled"
             assert (await it.api.get("/destinations/chat")).json()["next_try_at"] is not None
-            tasks = await asyncio.gather(*(it.created() for _ in range(6)))
             assert (await it.api.post("/destinations/chat/test")).status_code == 409
+            # Paused until all are there: were they slower than the two seconds, the first would go out alone.
+            await it.api.post("/destinations/chat/pause")
+            tasks = await asyncio.gather(*(it.created() for _ in range(6)))
             for task_id in tasks:
                 await it.ended(task_id)
+            await it.api.post("/destinations/chat/resume")
+            for task_id in tasks:
                 await it.eventually(partial(it.all_delivered, task_id))
             assert (len(platform.shown), platform.early, platform.refused) == (1, [], [])
             assert "6" in platform.shown[0].text
@@ -211,15 +215,20 @@ async def test_who_names_no_time_is_left_alone_for_the_documented_one(here: Plac
     platform = here.of(kind)
     platform.script = [platform.throttled(least)]
     task_id = await here.world.created()
+
+    async def tried() -> list[dict[str, Any]]:
+        return [one for one in await here.world.timeline(task_id, "attempt") if one["destination"] == kind]
+
+    await here.world.eventually(tried)
+    here.left_alone.add(kind)
+    answer = await here.world.api.post(f"/destinations/{kind}/test")  # before all others were told: it holds for a time
+    assert (answer.status_code, platform.early) == (409, []), "it holds for all that would be sent there"
+    assert f"nothing was sent to {kind}: it asked to be left alone" in answer.json()["detail"]
     await here.deliveries(task_id)
-    [attempt] = [one for one in await here.world.timeline(task_id, "attempt") if one["destination"] == kind]
+    [attempt] = await tried()
     assert attempt["result"] == "throttled"
     wait = datetime.fromisoformat(attempt["next_at"]) - datetime.fromisoformat(attempt["started_at"])
     assert wait >= timedelta(seconds=least)
-    here.left_alone.add(kind)
-    answer = await here.world.api.post(f"/destinations/{kind}/test")
-    assert (answer.status_code, platform.early) == (409, []), "it holds for all that would be sent there"
-    assert f"nothing was sent to {kind}: it asked to be left alone" in answer.json()["detail"]
 
 
 async def test_a_burst_is_folded(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from receiver import poll
 from receiver.emulator.vocabulary import LOOKUP_SHAPES
 from tests.world import I2V, PRO, V2V, World, destination, show, sink, world
 
@@ -21,6 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 ENDS = {"succeed": "task.succeeded", "fail": "task.failed", "cancel": "task.cancelled"}
 DEADLINE = timedelta(seconds=0.8)
 SOON = timedelta(milliseconds=300)
+PATIENT = timedelta(seconds=60)
 
 
 def _eager(given: dict[str, Any]) -> None:
@@ -80,18 +83,22 @@ async def test_the_routes_without_a_callback(eager: World, route: str, outcome: 
         assert (got.data["failure"], got.data["failure_code"]) == ("too dark", "INTERNAL.BAD_OUTPUT.CODE01")
 
 
-async def test_the_first_lookup_is_made_when_it_is_due(eager: World) -> None:
-    """The loop does not sleep past it: a new task's first lookup comes after `interval`, not up to a second later."""
-    task_id = await eager.created(V2V, outcome="never")
+async def test_the_first_lookup_is_made_when_it_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop does not sleep past it: a new task's first lookup comes after `interval`, not after its longest sleep.
 
-    async def polled() -> bool:
-        return bool(await eager.timeline(task_id, "poll"))
+    That is a second, and here an hour.
+    """
+    monkeypatch.setattr(poll, "IDLE_FOR", 3600.0)
+    async with world(tmp_path) as here:
+        task_id = await here.created(V2V, outcome="never")
 
-    await eager.eventually(polled)
-    submitted = datetime.fromisoformat((await eager.task(task_id))["submitted_at"])
-    first = datetime.fromisoformat((await eager.timeline(task_id, "poll"))[0]["at"])
-    assert timedelta(milliseconds=50) <= first - submitted < timedelta(milliseconds=500)
-    await eager.api.post(f"/tasks/{task_id}/cancel")
+        async def polled() -> bool:
+            return bool(await here.timeline(task_id, "poll"))
+
+        await here.eventually(polled)
+        submitted = datetime.fromisoformat((await here.task(task_id))["submitted_at"])
+        first = datetime.fromisoformat((await here.timeline(task_id, "poll"))[0]["at"])
+        assert first - submitted >= timedelta(milliseconds=50)
 
 
 @pytest.mark.parametrize(("route", "shape"), list(itertools.product([PRO, V2V, I2V], LOOKUP_SHAPES)))
@@ -141,12 +148,14 @@ async def test_a_success_without_a_url_on_a_polled_route(eager: World) -> None:
 
 async def test_progress_is_kept_and_forwarded_to_nobody_who_did_not_ask(eager: World) -> None:
     """Running and a percentage move the task; without a destination that asks for them they are no events."""
-    task_id = await eager.created(callback="queued+progress+ok", callback_shape="3b", render=1.0)
+    words: dict[str, Any] = {"callback": "queued+progress+ok", "callback_shape": "3b", "render": 0.1}
+    task_id = await eager.created(outcome="never", **words)
 
     async def moving() -> bool:
         return await eager.state(task_id) == "running"
 
     await eager.eventually(moving)
+    eager.upstream.end((await eager.rendering(task_id)).id)
     await eager.whole(task_id)
     assert [item["type"] for item in await eager.timeline(task_id, "event")] == ["task.succeeded"]
 
@@ -160,7 +169,12 @@ async def test_progress_goes_to_those_who_ask(tmp_path: Path) -> None:
             given["destinations"].append(destination("watcher", watcher.url, events=["task.*"], max_concurrency=1))
 
         async with world(tmp_path, change=change) as here:
-            task_id = await here.created(V2V, render=0.5, tasks_shape="4.4b")
+            task_id = await here.created(V2V, render=1000, tasks_shape="4.4b")
+            render = await here.rendering(task_id)
+            for older, kind in ((600, "task.running"), (3000, "task.progress")):
+                render.born_at -= older
+                await watcher.until(lambda kind=kind: kind in {one.type for one in watcher.of(task_id)})  # type: ignore[misc]
+            here.upstream.end(render.id)
             await watcher.until(lambda: bool(watcher.of(task_id)) and watcher.of(task_id)[-1].type == "task.succeeded")
             types = [one.type for one in watcher.of(task_id)]
             assert types[:2] == ["task.queued", "task.running"], types
@@ -178,25 +192,42 @@ async def test_progress_goes_to_those_who_ask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("route", [V2V, I2V])
-async def test_a_task_nobody_ever_saw_is_lost(hurried: World, route: str) -> None:
+async def test_a_task_nobody_ever_saw_is_lost(eager: World, route: str) -> None:
     """`task_not_exist` five times in a row, from both lookup routes, over the grace: lost, well before the deadline."""
-    task_id = await hurried.created(route, missing=1000)
-    got = await hurried.whole(task_id, "task.lost")
-    polls = await hurried.timeline(task_id, "poll")
+    task_id = await eager.created(route, missing=1000)
+    got = await eager.whole(task_id, "task.lost")
+    polls = await eager.timeline(task_id, "poll")
     assert len(polls) >= 5
     first, last = (datetime.fromisoformat(polls[at]["at"]) for at in (0, -1))
-    assert last - first >= timedelta(milliseconds=200)
-    assert (await hurried.rendering(task_id)).lookups >= 2 * len(polls)
-    assert _span(await hurried.task(task_id)) < DEADLINE
+    assert last - first >= timedelta(milliseconds=300)
+    assert (await eager.rendering(task_id)).lookups >= 2 * len(polls)
+    assert _span(await eager.task(task_id)) < PATIENT
     assert (got.data["code"], got.data["envelope"]["data"]) == (500, {"task_id": got.data["upstream_id"]})
 
 
-async def test_a_task_with_a_good_callback_url_waits_for_the_deadline(hurried: World) -> None:
+async def test_a_task_with_a_good_callback_url_waits_for_the_deadline(tmp_path: Path) -> None:
     """While its callback URL is good, a task that no lookup shows is not given up before the deadline."""
-    task_id = await hurried.created(PRO, callback="missing", missing=1000)
-    await hurried.whole(task_id, "task.lost")
-    assert len(await hurried.timeline(task_id, "poll")) > 5
-    assert _span(await hurried.task(task_id)) >= DEADLINE
+    async with world(tmp_path, change=lambda given: _hurried(given, PATIENT)) as here:
+        task_id = await here.created(PRO, callback="missing", missing=1000)
+        await here.eventually(partial(_is_missed, here, task_id))
+        assert await here.state(task_id) == "queued"
+        _past_the_deadline(here)
+        await here.whole(task_id, "task.lost")
+        assert _span(await here.task(task_id)) >= PATIENT
+
+
+async def _is_missed(here: World, task_id: str) -> bool:
+    """Lookups have said more often, and for longer, that there is no such task than it takes to give one up."""
+    polls = [item for item in await here.timeline(task_id, "poll") if item["detail"] == "the upstream has no such task"]
+    times = [datetime.fromisoformat(item["at"]) for item in polls]
+    return len(times) > 5 and times[-1] - times[0] > timedelta(milliseconds=200)
+
+
+def _past_the_deadline(here: World) -> None:
+    """Time passes, for the poller alone: however slow this machine is, the deadline is not here before."""
+    assert here.service is not None
+    clock = here.service.poller.clock
+    here.service.poller.clock = lambda: clock() + PATIENT
 
 
 async def test_a_task_whose_callback_url_has_expired_is_lost_like_any_other(tmp_path: Path) -> None:
@@ -215,19 +246,21 @@ async def test_a_task_whose_callback_url_has_expired_is_lost_like_any_other(tmp_
         assert lived >= timedelta(milliseconds=390)
 
 
-async def test_a_task_that_was_shown_once_waits_for_the_deadline(hurried: World) -> None:
+async def test_a_task_that_was_shown_once_waits_for_the_deadline(tmp_path: Path) -> None:
     """What a lookup has shown is not lost because later ones do not show it."""
-    task_id = await hurried.created(V2V, outcome="never")
+    async with world(tmp_path, change=lambda given: _hurried(given, PATIENT)) as here:
+        task_id = await here.created(V2V, outcome="never")
 
-    async def shown() -> bool:
-        return await hurried.state(task_id) == "running"
+        async def shown() -> bool:
+            return await here.state(task_id) == "running"
 
-    await hurried.eventually(shown)
-    del hurried.upstream.tasks[(await hurried.rendering(task_id)).id]
-    await hurried.whole(task_id, "task.lost")
-    words = [item["detail"] for item in await hurried.timeline(task_id, "poll")]
-    assert words.count("the upstream has no such task") >= 5, words
-    assert _span(await hurried.task(task_id)) >= DEADLINE
+        await here.eventually(shown)
+        del here.upstream.tasks[(await here.rendering(task_id)).id]
+        await here.eventually(partial(_is_missed, here, task_id))
+        assert await here.state(task_id) == "running"
+        _past_the_deadline(here)
+        await here.whole(task_id, "task.lost")
+        assert _span(await here.task(task_id)) >= PATIENT
 
 
 async def test_a_render_that_never_ends_is_lost_at_the_deadline(hurried: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from receiver import app
 from receiver.app import service
-from tests.world import I2V, PRO, V2V, script, world
+from tests.world import I2V, PRO, V2V, body_of, script, world
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +66,9 @@ async def test_while_it_waits_to_be_sent(tmp_path: Path) -> None:
     """A throttled submission is in the database: the next process sends it, in order, once."""
     async with world(tmp_path) as here:
         ids = [await here.created(V2V, status=202, submit="429", submit_times=1, retry_after="1")]
-        ids.append(await here.created(V2V, status=202))
+        document = {"route": V2V, "input": body_of(V2V, script())}
+        behind = await here.api.post("/tasks", json=document, headers={"prefer": "respond-async"})
+        ids.append(behind.json()["id"])
         await here.restart()
         for task_id in ids:
             await here.whole(task_id)

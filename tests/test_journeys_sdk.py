@@ -8,6 +8,7 @@ two looks (six seconds) and between two tries are made short; that is all that i
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
@@ -289,13 +290,15 @@ async def _waited(sdk: Sdk, task: Any) -> str:
 async def test_a_task_that_is_not_visible_yet_is_refused_as_without_us(here: World, way: Way) -> None:
     """`task_not_exist` under a 400: `BadRequestError`, with the upstream's own body; the task lives on."""
     async with through(here, way) as sdk, direct(here, way) as plain:
-        task = await sdk.create(V2V, script(missing_for=1, render=0.02))
+        task = await sdk.create(V2V, script(missing=1000, render=0.02))
         said = []
         for one in (sdk, plain):
             with pytest.raises(runwayml.BadRequestError) as raised:
                 await one.look(task.id)
             said.append(raised.value.response.content)
         assert said[0] == said[1]
+        render = here.upstream.tasks[task.id]
+        render.script = dataclasses.replace(render.script, missing=0)
         assert (await here.ended(await ours(here, task.id)))["state"] == "succeeded"
 
 
@@ -404,24 +407,28 @@ async def test_a_refusal_is_raised_once(here: World, way: Way) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_an_upstream_that_comes_back_is_reached_by_its_repeats(tmp_path: Path, way: Way) -> None:
-    """Away: our 503 with Retry-After, and the SDK comes again; nothing had been sent; one submission in the end."""
+    """Away: our 503 with Retry-After, and the SDK comes again; nothing had been sent; one submission in the end.
+
+    It may come as often as it takes until the upstream is there.
+    """
     port = free_port()
 
     def nowhere(given: dict[str, Any]) -> None:
         given["upstream"]["base_url"] = f"http://127.0.0.1:{port}"
 
-    async with world(tmp_path, change=nowhere) as away, through(away, way) as sdk:
+    async with world(tmp_path, change=nowhere) as away, through(away, way, max_retries=20) as sdk:
         creating = asyncio.create_task(sdk.create(V2V, script()))
 
         async def was_told() -> bool:
-            return [one["state"] for one in await _tasks(away)] == ["rejected"]
+            return "rejected" in [one["state"] for one in await _tasks(away)]
 
         await away.eventually(was_told)
         async with running(EmulatorOptions(), port=port) as back:
             task = await creating
             assert (await sdk.wait(task)).status == "SUCCEEDED"
             assert back.emulator.ledger.submissions.total() == 1
-            assert len(await _tasks(away)) == 2
+            states = [one["state"] for one in await _tasks(away)]
+            assert states.count("rejected") == len(states) - 1
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -443,7 +450,7 @@ async def test_an_upstream_that_stays_away_is_raised(tmp_path: Path, way: Way) -
 async def test_an_idempotency_key_makes_its_repeats_safe(here: World, way: Way) -> None:
     """Its own timeout makes it repeat a POST that is being taken. Under a key of the caller: one render, its id."""
     prompt, before = script(submit_delay=0.8), _submissions(here)
-    async with through(here, way, timeout=0.5) as sdk:
+    async with through(here, way, timeout=0.5, max_retries=10) as sdk:
         named = {"extra_headers": {"Idempotency-Key": f"order 66 {way}"}}
         task = await sdk.create(V2V, prompt, **named)
         again = await sdk.create(V2V, prompt, **named)

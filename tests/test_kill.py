@@ -34,17 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]  # what is waited for has a limit of its own, each
 
 SEED = int(os.environ.get("KILL_SEED", "20261121"))
 KILLS = 26
 WORKERS = 6
 PAUSE = 0.15
 """Seconds a caller rests between two submissions, at most."""
-IN_FLIGHT_FOR = 2.0
-"""Seconds an attempt may be under way before the kill that hit it; on loopback it takes some milliseconds."""
-READ_AFTER = 0.5
-"""Seconds the sink may take to read what was sent just before the kill."""
 FAULTS = {
     "callback=missing": 0.15,
     "callback=doubled": 0.15,
@@ -72,7 +68,12 @@ def _troubled(url: str) -> dict[str, Any]:
 
 @dataclass
 class Scene:
-    """Everything that outlives the process; `opened`: since when the circuit of `troubled` was open, at each kill."""
+    """Everything that outlives the process.
+
+    Attributes:
+        opened: since when the circuit of `troubled` was open, at each kill.
+        leased: of each kill, the events that were leased for `sink` at it.
+    """
 
     victim: Victim
     upstream: Emulator
@@ -84,6 +85,7 @@ class Scene:
     acknowledged: dict[str, str] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
     opened: list[int] = field(default_factory=list)
+    leased: list[set[str]] = field(default_factory=list)
     over: bool = False
 
     def rows(self, question: str) -> list[Any]:
@@ -264,6 +266,8 @@ async def _rampage(scene: Scene) -> None:
             await next(moments)()
         assert await scene.victim.gone() == -9, scene.victim.last_words()
         scene.opened += [since for state, since in scene.health("troubled") if state == "open"]
+        leased = "select event_id from deliveries where destination = 'sink' and state = 'leased'"
+        scene.leased.append({event_id for (event_id,) in scene.rows(leased)})
     scene.victim.spawn_cold()
     await scene.victim.ready()
 
@@ -330,17 +334,12 @@ def _judge_webhooks(scene: Scene) -> None:
     assert scene.sink.bad == []
     assert scene.rows("select id, state from deliveries where state != 'delivered'") == []
     events = {row[0] for row in scene.rows("select id from events")}
-    came = defaultdict(list)
-    for one in scene.sink.received:
-        came[one.id].append(one.at)
+    came = Counter(one.id for one in scene.sink.received)
     assert came.keys() == events
-    repeats = 0
-    for event_id, times in came.items():
-        for first, again in itertools.pairwise(times):
-            repeats += 1
-            hit = any(first - READ_AFTER <= kill <= min(again, first + IN_FLIGHT_FOR) for kill in scene.victim.kills)
-            assert hit, f"{event_id} came again without a kill, {again - first:.3f} s later"
-    assert repeats >= 1, "no kill hit an attempt, though some were aimed at one"
+    hit = Counter(event_id for leased in scene.leased for event_id in leased)
+    for event_id, count in came.items():
+        assert count <= 1 + hit[event_id], f"{event_id} came {count} times; it was leased at {hit[event_id]} kills"
+    assert came.total() > len(came), "no kill hit an attempt, though some were aimed at one"
 
 
 def _judge_troubled(scene: Scene) -> None:

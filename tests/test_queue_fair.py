@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from receiver.app import clock
-from receiver.submit import Gates
+from receiver.submit import Gates, through
 from receiver.upstream import ROUTES
 from tests.rooms import a_task, one_batch, put, until
-from tests.world import API_KEY, I2V, PRO, V2V, World, body_of, script, world
+from tests.world import API_KEY, I2V, PATIENCE, PRO, V2V, World, begun, body_of, script, world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 AT_ONCE = 4
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who cannot queue waits for a slot as long as the test does: on a slow machine its turn comes late."""
+    monkeypatch.setattr(through, "SLOT_FOR", PATIENCE)
 
 
 @dataclass
@@ -37,7 +43,6 @@ class Counting:
 
     slow: float = 0.03
     came: list[str] = field(default_factory=list)
-    at: list[float] = field(default_factory=list)
     under_way: int = 0
     most: int = 0
 
@@ -49,7 +54,6 @@ class Counting:
                 length = head.lower().partition("content-length: ")[2].partition("\r\n")[0]
                 await reader.readexactly(int(length))
                 self.came.append(head.split(" ")[1].strip("/"))
-                self.at.append(asyncio.get_running_loop().time())
                 self.under_way += 1
                 self.most = max(self.most, self.under_way)
                 await asyncio.sleep(self.slow)
@@ -143,17 +147,24 @@ async def test_a_look_that_expects_nothing_takes_no_slot_that_was_given_away(tmp
 
 async def test_the_rate_holds_for_all_ways_in_together(tmp_path: Path) -> None:
     """Likewise `rate`: in no span of a second more than it says."""
-    async with _stage(tmp_path, max_concurrency=64, rate="40/s") as (counting, here), _door(here) as door:
+    paced = _stage(tmp_path, max_concurrency=64, rate="40/s")
+    async with paced as (counting, here), _door(here) as door, begun(here) as at:
+
+        async def dropped(number: int) -> httpx.Response:
+            while True:
+                answer = await door.post(f"/{I2V}", json=body_of(I2V, f"dropped {number}"))
+                if answer.status_code != 503:  # else the store was so slow that its start was over: nothing was sent
+                    return answer
+
         answers = await asyncio.gather(
             *(_queue(here, V2V, number) for number in range(60)),
             *(here.submit(PRO, f"direct {number}") for number in range(30)),
-            *(door.post(f"/{I2V}", json=body_of(I2V, f"dropped {number}")) for number in range(30)),
+            *(dropped(number) for number in range(30)),
         )
         assert [one.text for one in answers if one.status_code not in {200, 201, 202}] == []
         await here.eventually(lambda: _came(counting, 120))
-        at = counting.at
-        # Less than a second: between a start, which is what is counted, and its arrival are a commit and a connection.
-        assert [n for n in range(len(at) - 40) if at[n + 40] - at[n] < 0.7] == []
+        assert len(at) == 120
+        assert [n for n in range(len(at) - 40) if at[n + 40] - at[n] < 1] == []
 
 
 async def test_callers_who_come_all_the_time_do_not_hold_up_what_waits(tmp_path: Path) -> None:
@@ -165,7 +176,7 @@ async def test_callers_who_come_all_the_time_do_not_hold_up_what_waits(tmp_path:
             while counting.came.count(V2V) < 40:
                 assert (await door.post(f"/{I2V}", json=body_of(I2V, "dropped"))).status_code == 200
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(dropped() for _ in range(6)))
         first = counting.came.index(I2V)
         while_both = counting.came[first : len(counting.came) - 1 - counting.came[::-1].index(V2V)]
@@ -182,8 +193,8 @@ async def test_one_that_was_under_way_does_not_open_a_throttled_gate(tmp_path: P
 
         slow = asyncio.create_task(drop(submit_delay=0.5))
         await here.eventually(lambda: _submitted(here, 1))
+        throttled_at = asyncio.get_running_loop().time()  # or later: its answer may take a while to be here
         assert (await drop(submit="429", retry_after="2")).status_code == 429
-        throttled_at = asyncio.get_running_loop().time()
         assert (await slow).status_code == 200
         assert (await drop()).status_code == 200
         assert asyncio.get_running_loop().time() - throttled_at > 1.9
@@ -196,7 +207,7 @@ async def _submitted(here: World, many: int) -> bool:
 def _door(here: World) -> httpx.AsyncClient:
     base = f"http://127.0.0.1:{here.settings['server']['port']}"
     headers = {"authorization": f"Bearer {API_KEY}"}
-    return httpx.AsyncClient(base_url=base, headers=headers, timeout=20, trust_env=False)
+    return httpx.AsyncClient(base_url=base, headers=headers, timeout=PATIENCE, trust_env=False)
 
 
 async def _empty(here: World) -> bool:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from receiver.store import Unit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]  # what is waited for has a limit of its own, each
 
 SEED = int(os.environ.get("REPLAY_SEED", "20261121"))
 MANY, SOME = 10_000, 1_000

@@ -14,7 +14,7 @@ import pytest
 import svix.webhooks
 from standardwebhooks import Webhook
 
-from tests.world import PRO, Received, Sink, World, body_of, destination, script, world
+from tests.world import PATIENCE, PRO, Received, Sink, World, body_of, destination, script, world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -103,7 +103,7 @@ async def submitted(here: World, to: Consumer, sign: Any) -> str:
     """A task that the consumer will hear of, asked for again while the service is away."""
     own = {"callback_url": to.url} if sign is as_callback else {}
     body = {"route": PRO, "input": body_of(PRO, script()), **own}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 answer = await here.api.post("/tasks", json=body)

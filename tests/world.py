@@ -25,10 +25,12 @@ from tests import databases
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from pathlib import Path
 
     from receiver.emulator import Task
+    from receiver.emulator.vocabulary import Outcome
+    from receiver.wire import HttpRequest, HttpResponse
 
 PRO = "runway/pro/video2video"
 V2V = "runwayml/v1/video_to_video"
@@ -262,6 +264,15 @@ class World:
         assert answer.status_code == status, answer.text
         return str(answer.json()["id"])
 
+    async def taken(self, route: str = PRO, *, outcome: Outcome = "succeed", **words: Any) -> str:
+        """As `created`, but its render ends, and its callbacks begin, only now that its caller has the answer.
+
+        A callback may come while the answer is being stored, and is then kept until it is: another verdict.
+        """
+        task_id = await self.created(route, outcome="never", **words)
+        self.upstream.end((await self.rendering(task_id)).id, outcome=outcome)
+        return task_id
+
     async def task(self, task_id: str) -> dict[str, Any]:
         """A task now."""
         return dict((await self.api.get(f"/tasks/{task_id}")).json())
@@ -341,6 +352,16 @@ class World:
         [one] = self.renders(await self.task(task_id))
         return one
 
+    async def called(self, task_id: str, count: int = 1) -> list[int | None]:
+        """How the upstream's callbacks of a task were answered, once so many were: it hears that after all others."""
+        render = await self.rendering(task_id)
+
+        async def enough() -> bool:
+            return len(render.callbacks) >= count
+
+        await self.eventually(enough)
+        return [sent.status for sent in render.callbacks]
+
     async def arrived(self, task_id: str, count: int = 1) -> list[Received]:
         """What the sink got about a task, once it is so many; all of it verified."""
         await self.sink.until(lambda: len(self.sink.of(task_id)) >= count)
@@ -369,6 +390,21 @@ class World:
         async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as stranger:
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             return await stranger.post(self.callback_url(task_id), content=content, **more)
+
+
+@asynccontextmanager
+async def begun(here: World) -> AsyncIterator[list[float]]:
+    """When each submission began, in Unix seconds: how long its way to the upstream takes is no part of a rate."""
+    assert here.service is not None
+    egress = here.service.submitter.sender.egress
+    submit, at = egress.submit, list[float]()
+
+    def noted(request: HttpRequest, *, timeout: float) -> Coroutine[Any, Any, HttpResponse]:
+        at.append(app.clock().timestamp())
+        return submit(request, timeout=timeout)
+
+    egress.submit = noted  # type: ignore[method-assign]
+    yield at
 
 
 def is_terminal(event_type: str) -> bool:
