@@ -42,6 +42,18 @@ def to(url: str, name: str = "sink", **over: Any) -> Destination:
     return replace(destination, **over)
 
 
+class Standing:
+    """A clock that is moved by hand: no start that was granted, and no wait, is over for want of a processor."""
+
+    def __init__(self) -> None:
+        """It is now."""
+        self.now = clock()
+
+    def __call__(self) -> datetime:
+        """The time."""
+        return self.now
+
+
 @dataclass
 class Room:
     """A running deliverer."""

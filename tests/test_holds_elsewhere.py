@@ -27,7 +27,7 @@ from receiver.errors import Conflict, StoreUnavailable
 from receiver.store import Store
 from receiver.wire import HttpRequest
 from tests import databases
-from tests.deliver_room import Room, running, to
+from tests.deliver_room import Room, Standing, running, to
 from tests.pg_proxy import proxy
 from tests.platforms import Platform, Said, Shown, served
 from tests.rooms import PATIENCE, Do, a_delivery, a_task, an_event, delivery_of, one_batch, opened, put, until
@@ -82,17 +82,6 @@ async def platform() -> AsyncIterator[Strict]:
         yield one
         one.go_on.set()
         one.go_on_too.set()
-
-
-class Standing:
-    """The clock of both instances: it moves by hand."""
-
-    def __init__(self) -> None:
-        self.now = clock()
-
-    def __call__(self) -> datetime:
-        """Now."""
-        return self.now
 
 
 @asynccontextmanager
