@@ -299,7 +299,7 @@ def with_upstream(**settings: Any) -> Callable[[dict[str, Any]], None]:
 
 async def test_a_timeout_of_odd_length_loses_no_answer(tmp_path: Path) -> None:
     """Times are stored to the millisecond; a lease with more digits than that must still be known as ours."""
-    async with world(tmp_path, change=with_upstream(timeout=1.23456)) as it:
+    async with world(tmp_path, change=with_upstream(timeout=21.23456)) as it:
         answer = await it.submit()
         assert (answer.status_code, answer.json()["state"]) == (201, "queued")
 
