@@ -137,7 +137,7 @@ class Outage:
     def _on_server(self, statement: str) -> None:
         name = _name(self._store.dialect.url)
         server().run(statement, name=name)
-        server().run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        server().run(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'")
 
 
 @contextmanager

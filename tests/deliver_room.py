@@ -18,7 +18,8 @@ from tests.rooms import PATIENCE, Lines, a_delivery, a_task, an_event, delivery_
 from tests.world import SECRET
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from datetime import datetime
 
     from receiver.ingest import Rulebook
     from receiver.records import Delivery, Health
@@ -41,6 +42,18 @@ def to(url: str, name: str = "sink", **over: Any) -> Destination:
     return replace(destination, **over)
 
 
+class Standing:
+    """A clock that is moved by hand: no start that was granted, and no wait, is over for want of a processor."""
+
+    def __init__(self) -> None:
+        """It is now."""
+        self.now = clock()
+
+    def __call__(self) -> datetime:
+        """The time."""
+        return self.now
+
+
 @dataclass
 class Room:
     """A running deliverer."""
@@ -55,7 +68,7 @@ class Room:
         for _ in range(count):
             task = a_task("succeeded")
             event = an_event(task)
-            delivery = a_delivery(event, destination, **{"due_at": clock(), **over})
+            delivery = a_delivery(event, destination, **{"due_at": self.deliverer.clock(), **over})
             await put(self.store, task, event, delivery)
             made.append(delivery)
         self.deliverer.wake(destination)
@@ -95,9 +108,13 @@ class Room:
 
 @asynccontextmanager
 async def running(
-    store: Store, *destinations: Destination, max_concurrency: int = 64, rules: Rulebook | None = None
+    store: Store,
+    *destinations: Destination,
+    max_concurrency: int = 64,
+    rules: Rulebook | None = None,
+    time: Callable[[], datetime] = clock,
 ) -> AsyncIterator[Room]:
-    """A deliverer on this store, until the end of the block."""
+    """A deliverer on this store, until the end of the block; `time` is its clock."""
     egress, log = Egress(base_url="http://127.0.0.1:1", headers={}), Lines()
     after = After(cast("Any", log))
     deliverer = Deliverer(
@@ -106,7 +123,7 @@ async def running(
         destinations={one.name: one for one in destinations},
         rules=rules or rulebook(rules=[]),
         after=after,
-        clock=clock,
+        clock=time,
         max_concurrency=max_concurrency,
     )
     after.take, after.deliver = deliverer.take, deliverer.wake

@@ -75,7 +75,7 @@ async def test_a_slow_destination_delays_nobody(store: Store, target: Sink) -> N
             await room.busy(2)
             for delivery in await room.given("sink", 20):
                 await room.until(delivery, "delivered")
-            assert len(slow.received) == 2
+            await slow.until(lambda: len(slow.received) == 2)
             assert {(await delivery_of(store, one.id)).attempt_count for one in waiting} == {0}
 
 
@@ -89,6 +89,8 @@ async def test_a_destination_has_so_many_slots_and_no_more(store: Store, target:
         await room.busy(3)
         await target.until(lambda: len(target.received) == 3)
         lane = room.deliverer._lanes["sink"]
+        # A claim of the idle second may have come before all of them were there: another fills the lane.
+        await until(lambda: lane.room == 0)
         assert lane.busy == 3
         assert len(lane.waiting) + lane.busy <= lane.capacity == 12
         states = [(await delivery_of(store, one.id)).state for one in waiting]
@@ -114,6 +116,7 @@ async def test_every_destination_keeps_a_slot(store: Store, target: Sink) -> Non
 async def test_what_was_leased_at_birth_needs_no_claim(store: Store, target: Sink) -> None:
     """It is handed over in memory, with its event."""
     async with running(store, to(target.url)) as room:
+        await until(lambda: room.deliverer._lanes["sink"].state == "active")
         task = a_task("succeeded")
         event = an_event(task)
         delivery = a_delivery(
@@ -121,7 +124,7 @@ async def test_what_was_leased_at_birth_needs_no_claim(store: Store, target: Sin
         )
         await put(store, task, event, delivery)
         room.deliverer.take([(delivery, event)])
-        await room.until(delivery, "delivered")
+        assert (await room.until(delivery, "delivered")).lease_token == 1
         assert room.attempts(delivery) == [(1, "ok")]
 
 
@@ -139,6 +142,7 @@ async def test_room_is_what_the_lane_can_hold(store: Store, target: Sink) -> Non
 async def test_no_attempt_is_made_that_its_lease_does_not_cover(store: Store, target: Sink) -> None:
     """It waited too long in memory: nothing is sent and nothing spent; the sweep gives it back."""
     async with running(store, to(target.url)) as room:
+        await until(lambda: room.deliverer._lanes["sink"].state == "active")  # else it is given back for that
         (delivery,) = await room.given(state="leased", due_at=None, leased_until=clock() + timedelta(seconds=1))
         event = an_event(a_task(id=delivery.task_id))
         room.deliverer.take([(delivery, changed(event, id=delivery.event_id))])
@@ -262,15 +266,13 @@ async def test_retries_follow_the_schedule_in_the_rows(store: Store, target: Sin
     async with running(store, to(target.url, schedule=slow)) as room:
         (delivery,) = await room.given()
         await until(lambda: len(room.attempts(delivery)) == 2)
-        waits = await delivery_of(store, delivery.id)
-        assert waits.state == "pending"
-        assert waits.due_at is not None
-        assert timedelta(seconds=25) < waits.due_at - clock() <= timedelta(seconds=30)
+        assert (await delivery_of(store, delivery.id)).state == "pending"
         assert room.attempts(delivery) == [(1, "transient"), (2, "throttled")]
-        ((first,), (second,)) = rows_of(
-            store, "SELECT next_at - started_at - duration_ms FROM attempts ORDER BY number"
+        ((_, first), (next_at, second)) = rows_of(
+            store, "SELECT next_at, next_at - started_at - duration_ms FROM attempts ORDER BY number"
         )
         assert (first, second) == (40, 30_000)
+        assert rows_of(store, "SELECT due_at FROM deliveries") == [(next_at,)]
     await asyncio.to_thread(make_due, store, delivery)
     async with running(store, to(target.url, schedule=slow)) as room:
         assert (await room.until(delivery, "delivered")).attempt_count == 3

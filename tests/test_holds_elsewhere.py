@@ -1,7 +1,8 @@
 """Two instances on one database: once one of them was told to wait, the other makes no call either, whatever it holds.
 
 Here they tell one another nothing (there is no herald), and none looks once a second by itself: what it has in memory,
-or is about to be given, it must ask about before each call. So nothing depends on who is quicker.
+or is about to be given, it must ask about before each call. So nothing depends on who is quicker; and their clock
+stands still until the platform's wait is over, so that it is not over before what is to be held by it was begun.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import gc
 import math
 import threading
+import time
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from datetime import timedelta
@@ -25,13 +27,14 @@ from receiver.errors import Conflict, StoreUnavailable
 from receiver.store import Store
 from receiver.wire import HttpRequest
 from tests import databases
-from tests.deliver_room import Room, running, to
+from tests.deliver_room import Room, Standing, running, to
 from tests.pg_proxy import proxy
 from tests.platforms import Platform, Said, Shown, served
-from tests.rooms import Do, a_delivery, a_task, an_event, delivery_of, one_batch, opened, put, until
+from tests.rooms import PATIENCE, Do, a_delivery, a_task, an_event, delivery_of, one_batch, opened, put, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from aiohttp import web
@@ -87,28 +90,41 @@ async def two(
 ) -> AsyncIterator[tuple[Room, Room]]:
     """Two deliverers, each with a store of its own on one database; they look at nothing by themselves."""
     url = databases.new(folder)
-    stores = Store.open(url), Store.open(url)
+    stores, standing = (Store.open(url), Store.open(url)), Standing()
     try:
         async with (
-            running(stores[0], here) as a,
-            running(stores[1], *there, max_concurrency=max_concurrency) as b,
+            running(stores[0], here, time=standing) as a,
+            running(stores[1], *there, max_concurrency=max_concurrency, time=standing) as b,
         ):
-            await until(lambda: all(not lane.due for room in (a, b) for lane in room.deliverer._lanes.values()))
+            # What they claimed at their start is heard: a claim still under way would see what is made from here on.
+            await until(lambda: is_idle(a) and is_idle(b))
             a.deliverer._look_at = b.deliverer._look_at = math.inf
             yield a, b
     finally:
         await asyncio.gather(*(store.close() for store in stores))
 
 
-async def told(room: Room, platform: Strict) -> None:
-    """This instance is told to wait, and that is committed."""
+def is_idle(room: Room) -> bool:
+    """It has looked at every lane, and its round is over."""
+    lanes = room.deliverer._lanes.values()
+    return not room.deliverer._claiming.locked() and all(lane.state is not None and not lane.due for lane in lanes)
+
+
+async def told(room: Room, platform: Strict) -> Delivery:
+    """This instance is told to wait, and that is committed; by what it tried to deliver."""
     platform.script.append(platform.throttled(WAIT))
-    (first,) = await room.given(due_at=clock() - SECOND)  # before all that waits: it is the one who is answered so
+    before = room.deliverer.clock() - SECOND  # before all that waits: it is the one who is answered so
+    (first,) = await room.given(due_at=before)
     await until(lambda: room.attempts(first) == [(1, "throttled")])
+    return first
 
 
 async def ended_well(room: Room, made: Sequence[Delivery], platform: Strict) -> None:
-    """All of them arrive, with one attempt each, and nobody came too early."""
+    """The wait is over: all of them arrive, with one attempt each, and nobody came too early."""
+    standing = room.deliverer.clock
+    assert isinstance(standing, Standing)
+    await until(lambda: time.monotonic() > platform._quiet_until)
+    standing.now += WAIT * SECOND
     room.deliverer._look_at = 0.0
     for delivery in made:
         assert (await room.until(delivery, "delivered")).attempt_count == 1
@@ -127,8 +143,9 @@ async def test_what_waits_in_the_memory_of_another_waits_on(tmp_path: Path, plat
         lane = b.deliverer._lanes["sink"]
         lane.asked = True
         made += await b.given(forced=True)
-        await until(lambda: len(lane.waiting) == 3)
-        await told(a, platform)
+        # Not only heard of: a claim that is still to come would take what the other is to be answered for.
+        await until(lambda: len(lane.waiting) == 3 and is_idle(b))
+        first = await told(a, platform)
         assert lane.held_until is None, "it was told"
         platform.go_on.set()  # what the other destination answers frees a slot
         await b.until(slow, "delivered")
@@ -136,6 +153,7 @@ async def test_what_waits_in_the_memory_of_another_waits_on(tmp_path: Path, plat
         assert len(platform.asked) == 3
         platform.go_on_too.set()
         await ended_well(b, [slower, *made], platform)
+        assert (await b.until(first, "delivered")).attempt_count == 2
     assert len(platform.asked) == 3 + 4
 
 
@@ -158,17 +176,17 @@ async def test_a_claim_under_way_is_asked_about(tmp_path: Path, platform: Strict
         if "coalesce" in over:
             (first,) = await b.given()
             await b.until(first, "delivered")
-        made = [await due(b.store) for _ in range(3)]
+        made = [await due(b.store, b.deliverer.clock()) for _ in range(3)]
         async with under_way(b):
             await told(a, platform)
         await until(lambda: b.deliverer._lanes["sink"].held_until is not None)
         await ended_well(b, made, platform)
 
 
-async def due(store: Store) -> Delivery:
+async def due(store: Store, at: datetime) -> Delivery:
     """A delivery that is due, and nobody was told of."""
     event = an_event(a_task("succeeded"))
-    delivery = a_delivery(event, due_at=clock())
+    delivery = a_delivery(event, due_at=at)
     await put(store, event, delivery)
     return delivery
 
@@ -178,15 +196,17 @@ async def under_way(room: Room, ask: Callable[[Deliverer], Any] = lambda deliver
     """What the deliverer does then has read its rows, and commits after the block: the same batch is held up."""
     read, go_on = threading.Event(), threading.Event()
 
-    def stay(_unit: Unit) -> None:
+    def stay(unit: Unit) -> None:
+        # However long that takes, the server does not end the transaction: others would have what it locked.
+        unit._connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         read.set()
-        go_on.wait(10)
+        go_on.wait(PATIENCE)
 
     async with one_batch(room.store):
         ask(room.deliverer)
         await until(lambda: room.store.writer.waiting)
         staying = room.store.writer.run(Do(stay))
-    await asyncio.to_thread(read.wait, 10)
+    await asyncio.to_thread(read.wait, PATIENCE)
     try:
         yield
     finally:
@@ -236,8 +256,9 @@ async def test_no_attempt_outlives_its_lease_for_a_database_that_is_silent(tmp_p
         store.holds._thread.submit(silent.wait)  # as where its connection says nothing
         try:
             platform.go_on.set()
-            async with asyncio.timeout(destination.attempt_for.total_seconds()):
-                await until(lambda: room.attempts(first) == [(1, "transient")])
+            await until(lambda: room.attempts(first) == [(1, "transient")])  # or it waited for as long as we
+            ((took,),) = databases.ask(store.dialect.url, "SELECT duration_ms FROM attempts")
+            assert took <= destination.attempt_for / timedelta(milliseconds=1)
             (second,) = await room.given()
             await until(lambda: room.log.of("deliver.store_unavailable"))
         finally:
@@ -263,9 +284,8 @@ async def test_a_slow_answer_does_not_waste_every_start(tmp_path: Path, platform
         asks.submit(slowly)
         try:
             made = await room.given(count=8)
-            async with asyncio.timeout(10):
-                for delivery in made:
-                    await room.until(delivery, "delivered")
+            for delivery in made:
+                await room.until(delivery, "delivered")
         finally:
             over.set()
 

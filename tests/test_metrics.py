@@ -123,6 +123,7 @@ async def test_a_task_s_way_is_counted(it: World) -> None:
     """From the submission to the delivery, and what the store holds in the end."""
     task_id = await it.created()
     await it.whole(task_id)
+    await it.eventually(lambda: an_attempt_is_counted(it))  # which comes after its commit
     found = await scraped(it)
     route = "runway/pro/video2video"
     assert found["receiver_submissions_total", (("outcome", "taken"), ("route", route))] == 1
@@ -142,11 +143,16 @@ async def test_a_task_s_way_is_counted(it: World) -> None:
     assert not any("tsk_" in value or "evt_" in value for _, labels in found for _, value in labels)
 
 
+async def an_attempt_is_counted(it: World) -> bool:
+    """At the sink."""
+    return ("receiver_attempts_total", (("destination", "sink"), ("result", "ok"))) in await scraped(it)
+
+
 @pytest.mark.anyio
 async def test_what_goes_wrong_is_counted(it: World) -> None:
     """A refused submission, a lookup, a callback without a good token, a dead delivery, a request for nothing."""
     assert (await it.submit(prompt=script(submit="400"))).status_code == 400
-    polled = await it.created(callback="missing")
+    polled = await it.created(callback="missing", render=60)  # nothing of it is delivered
     await it.refresh(polled)
     base = f"http://127.0.0.1:{it.settings['server']['port']}"
     assert (await it.api.post(f"{base}/callbacks/nonsense")).status_code == 404

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from msgspec.structs import replace
 
+from receiver import app
 from receiver.errors import Conflict, NotFound
 from receiver.ingest import After
 from receiver.ingest.record import URGENT
@@ -29,11 +30,13 @@ from tests.rooms import (
     events_of,
     later,
     lookup,
+    on_disk,
     one_batch,
     put,
     rows_of,
     rulebook,
     task_of,
+    until,
 )
 from tests.world import script, world
 
@@ -326,7 +329,7 @@ def with_upstream(**settings: Any) -> Callable[[dict[str, Any]], None]:
 
 async def test_a_timeout_of_odd_length_loses_no_answer(tmp_path: Path) -> None:
     """Times are stored to the millisecond; a lease with more digits than that must still be known as ours."""
-    async with world(tmp_path, change=with_upstream(timeout=1.23456)) as it:
+    async with world(tmp_path, change=with_upstream(timeout=21.23456)) as it:
         answer = await it.submit()
         assert (answer.status_code, answer.json()["state"]) == (201, "queued")
 
@@ -351,7 +354,7 @@ async def _some(it: World) -> bool:
 
 async def test_a_throttled_route_waits_behind_its_oldest(tmp_path: Path) -> None:
     """One is put back; those after it are queued, go in order of creation once it is taken, and other routes go on."""
-    async with world(tmp_path, change=with_upstream(submit_retry=["300ms"])) as it:
+    async with world(tmp_path, change=with_upstream(submit_retry=["1h"])) as it:
         first = await it.submit(prompt=script(submit="429", submit_times=2))
         assert (first.status_code, first.json()["state"]) == (202, "pending")
         behind = [await it.submit(prompt=script()) for _ in range(3)]
@@ -360,6 +363,10 @@ async def test_a_throttled_route_waits_behind_its_oldest(tmp_path: Path) -> None
         ready = await it.api.get(f"http://127.0.0.1:{it.settings['server']['port']}/readyz")
         assert (ready.status_code, "wait" in ready.text) == (503, True)
         ids = [one.json()["id"] for one in (first, *behind)]
+        await the_hour_is_over(it)
+        await it.eventually(lambda: tries(it, ids[0], 2))
+        assert [await it.state(task_id) for task_id in ids] == ["pending"] * 4
+        await the_hour_is_over(it)
         for task_id in ids:
             await it.ended(task_id)
         times = [(await it.task(task_id))["submitted_at"] for task_id in ids]
@@ -369,13 +376,32 @@ async def test_a_throttled_route_waits_behind_its_oldest(tmp_path: Path) -> None
         assert ready.status_code == 200, ready.text
 
 
+async def the_hour_is_over(it: World) -> None:
+    """What a 429 made wait for an hour may be sent now."""
+    assert it.service is not None
+    store, gates = it.service.store, it.service.submitter.gates
+    gate = gates._gates[PRO]
+    await until(lambda: gate.until is not None and not gate.probing)  # its answer is heard, not only stored
+    on_disk(store, "UPDATE tasks SET submit_due_at = 1 WHERE state = 'pending'")
+    gate.until = app.clock()
+    gates.freed.set()
+
+
+async def tries(it: World, task_id: str, count: int) -> bool:
+    """It was sent so often, and put back."""
+    assert it.service is not None
+    found = rows_of(it.service.store, f"SELECT submit_attempts, state FROM tasks WHERE id = '{task_id}'")
+    return found == [(count, "pending")]
+
+
 async def test_nothing_that_waits_is_no_trouble(tmp_path: Path) -> None:
     """The one that was throttled is cancelled: the service is ready again."""
-    async with world(tmp_path, change=with_upstream(submit_retry=["200ms"])) as it:
+    async with world(tmp_path, change=with_upstream(submit_retry=["1h"])) as it:
         task_id = (await it.submit(prompt=script(submit="429"))).json()["id"]
         url = f"http://127.0.0.1:{it.settings['server']['port']}/readyz"
         assert (await it.api.get(url)).status_code == 503
         assert (await it.api.post(f"/tasks/{task_id}/cancel")).status_code == 200
+        await the_hour_is_over(it)
 
         async def ready() -> bool:
             return (await it.api.get(url)).status_code == 200

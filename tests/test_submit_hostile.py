@@ -50,8 +50,13 @@ def _with(**upstream: Any) -> Callable[[dict[str, Any]], None]:
 
 
 @asynccontextmanager
-async def _played(answer: Callable[[str, bytes], tuple[str, bytes, int]]) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """An upstream that says what it is told to: status, body, and by how much its length is wrong."""
+async def _played(
+    answer: Callable[[str, bytes], tuple[str, bytes, int]], go_on: asyncio.Event | None = None
+) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """An upstream that says what it is told to: status, body, and by how much its length is wrong.
+
+    Where `go_on` is given it says nothing before that is set.
+    """
     bodies: list[bytes] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,6 +64,8 @@ async def _played(answer: Callable[[str, bytes], tuple[str, bytes, int]]) -> Asy
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             length = int(head.partition("content-length: ")[2].partition("\r\n")[0] or 0)
             bodies.append(await reader.readexactly(length))
+            if go_on is not None:
+                await go_on.wait()
             status, body, more = answer(head, bodies[-1])
             fields = (
                 f"content-type: application/json\r\nconnection: close\r\ncontent-length: {len(body) + more}\r\n\r\n"
@@ -105,20 +112,25 @@ async def test_a_repeat_needs_no_slot(tmp_path: Path, monkeypatch: pytest.Monkey
 async def test_a_caller_does_not_hang_while_the_store_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that gives up repeats by itself: before that it hears 504; the paid id is stored all the same."""
     monkeypatch.setattr(through, "STORED_FOR", 0.1, raising=False)
-    async with world(tmp_path, change=_with(timeout="1s")) as here, _caller(here) as door:
-        asking = asyncio.create_task(door.post(f"/{V2V}", json=body_of(V2V, script(submit_delay=0.5))))
+    away: list[databases.Outage] = []
 
-        async def sent() -> bool:
-            return _submissions(here) == 1
+    def play(_head: str, _body: bytes) -> tuple[str, bytes, int]:
+        away[0].begin()  # before it is answered
+        return "200 OK", b'{"id": "up-1"}', 0
 
-        await here.eventually(sent)
+    async with (
+        _played(play) as (url, bodies),
+        world(tmp_path, change=_with(timeout="2s", base_url=url)) as here,
+        _caller(here) as door,
+    ):
         assert here.service is not None
-        with databases.outage(here.service.store):
-            async with asyncio.timeout(4):
-                await asyncio.wait({asking}, timeout=3.5)
-            assert asking.done()
-        answer = await asking
+        away.append(databases.Outage(here.service.store))
+        try:
+            answer = await door.post(f"/{V2V}", json=body_of(V2V, script()))
+        finally:
+            away[0].end()
         assert (answer.status_code, answer.headers["x-should-retry"]) == (504, "false")
+        assert len(bodies) == 1
 
         async def stored() -> bool:
             return (await here.task(answer.headers["receiver-task-id"]))["upstream_id"] is not None
@@ -128,11 +140,20 @@ async def test_a_caller_does_not_hang_while_the_store_is_away(tmp_path: Path, mo
 
 async def test_nothing_is_sent_once_it_stops(tmp_path: Path) -> None:
     """A caller who waits for a slot when SIGTERM comes is told to come again; its submission is not begun."""
-    async with world(tmp_path, change=_with(max_concurrency=1, timeout="5s")) as here, _caller(here) as door:
-        slow = asyncio.create_task(door.post(f"/{V2V}", json=body_of(V2V, script(submit_delay=1.0))))
+    go_on = asyncio.Event()
+
+    def play(_head: str, _body: bytes) -> tuple[str, bytes, int]:
+        return "200 OK", b'{"id": "up-1"}', 0
+
+    async with (
+        _played(play, go_on) as (url, bodies),
+        world(tmp_path, change=_with(max_concurrency=1, timeout="20s", base_url=url)) as here,
+        _caller(here) as door,
+    ):
+        slow = asyncio.create_task(door.post(f"/{V2V}", json=body_of(V2V, script())))
 
         async def sent() -> bool:
-            return _submissions(here) == 1
+            return len(bodies) == 1
 
         await here.eventually(sent)
         waiting = asyncio.create_task(door.post(f"/{V2V}", json=body_of(V2V, script())))
@@ -142,10 +163,12 @@ async def test_nothing_is_sent_once_it_stops(tmp_path: Path) -> None:
             return bool(here.service.submitter.gates._changed)
 
         await here.eventually(waits)
-        await here.stop()
-        assert (await slow).status_code == 200
+        stopping = asyncio.create_task(here.stop())
         assert (await waiting).status_code == 503
-        assert _submissions(here) == 1
+        go_on.set()
+        assert (await slow).status_code == 200
+        await stopping
+        assert len(bodies) == 1
 
 
 async def test_a_question_for_two_tasks_ends_neither(tmp_path: Path) -> None:
@@ -260,13 +283,15 @@ async def test_the_queue_gets_its_slot(tmp_path: Path) -> None:
         made = await here.api.post(
             "/tasks", json={"route": PRO, "input": least_of(PRO, script())}, headers={"prefer": "respond-async"}
         )
+        before = _submissions(here)
 
         async def taken() -> bool:
             return (await here.task(made.json()["id"]))["upstream_id"] is not None
 
         try:
-            async with asyncio.timeout(3):
-                await here.eventually(taken)
+            await here.eventually(taken)
+            routes: list[str] = [task.route for task in here.upstream.tasks.values()]
+            assert routes.index(PRO) < before + 10, "callers come and go, and the queue waits"
         finally:
             for one in callers:
                 one.cancel()

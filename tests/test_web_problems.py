@@ -100,8 +100,15 @@ async def key_reused(it: World, _patch: pytest.MonkeyPatch) -> httpx.Response:
     return answer
 
 
-async def key_busy(it: World, _patch: pytest.MonkeyPatch) -> httpx.Response:
+async def key_busy(it: World, patch: pytest.MonkeyPatch) -> httpx.Response:
     """The same request again while the first has no answer."""
+    go_on = asyncio.Event()
+
+    async def until_told(seconds: float) -> None:
+        if seconds:
+            await go_on.wait()
+
+    patch.setattr(it.upstream, "_pause", until_told)
     asked = {"route": PRO, "input": body_of(PRO, script(submit_delay=1))}
     headers = {"idempotency-key": "busy"}
     first = asyncio.create_task(it.api.post("/tasks", json=asked, headers=headers))
@@ -113,6 +120,7 @@ async def key_busy(it: World, _patch: pytest.MonkeyPatch) -> httpx.Response:
 
     await it.eventually(sent)
     second = await it.api.post("/tasks", json=asked, headers=headers)
+    go_on.set()
     assert (await first).status_code == 201
     return second
 
