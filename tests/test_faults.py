@@ -77,6 +77,11 @@ async def run(anyio_backend: Any, tmp_path_factory: pytest.TempPathFactory) -> t
         async with asyncio.TaskGroup() as group:
             for case in CASES:
                 group.create_task(one(case))
+
+        async def alone() -> bool:
+            return max(proxy.open for proxy in between.values()) <= 1
+
+        await here.eventually(alone)  # one that talks with pauses hears only then that nobody listens
         opened = {name: proxy.open for name, proxy in between.items()}
         await asyncio.gather(*(proxy.close() for proxy in between.values()))
 
@@ -171,7 +176,7 @@ async def test_a_slot_is_free_when_the_time_is_up(tmp_path: Path) -> None:
         (Take(), Endless(b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.002)),
         (Take(), Say(b"HTTP/1.1 500 No\r\n\r\n"), Endless(b"x", SHORT / 5)),
     ]
-    case = Case("narrow", "", timeout=SHORT / 2)
+    case = Case("narrow", "", timeout=SHORT)
     async with faulty(tmp_path, [case], max_concurrency=1, schedule=["0s"]) as (here, between):
         proxy = between["narrow"]
         proxy.script[:] = forever
