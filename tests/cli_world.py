@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -127,8 +127,8 @@ def up(*arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) 
             process.wait(10)
 
 
-def write_config(folder: Path, *, port: int, upstream: str, more: str = "") -> Path:
-    """A config for a service on this machine."""
+def write_config(folder: Path, *, port: int, upstream: str, more: str = "", grace: str = "500ms") -> Path:
+    """A config for a service on this machine; `grace`: how long it waits for a callback before it asks."""
     path = folder / "config.toml"
     path.write_text(
         f"""
@@ -142,7 +142,7 @@ api_keys = ["{OLD_KEY}", "{API_KEY}"]
 base_url = "{upstream}"
 api_key = "{UPSTREAM_KEY}"
 [polling]
-callback_grace = "500ms"
+callback_grace = "{grace}"
 interval = "200ms"
 max_interval = "1s"
 {more}
@@ -166,21 +166,20 @@ def wait_until_ready(running: Running, url: str) -> None:
     """Until the service answers, or its process has ended."""
     for _ in range(600):
         assert running.process.poll() is None, running.err
-        try:
+        with suppress(httpx.TransportError):
             if httpx.get(f"{url}/readyz", trust_env=False, timeout=5).is_success:
                 return
-        except httpx.TransportError:
-            threading.Event().wait(0.05)
+        threading.Event().wait(0.05)
     raise AssertionError("the service did not get ready")
 
 
 @contextmanager
-def world(folder: Path) -> Iterator[World]:
+def world(folder: Path, *, grace: str = "500ms") -> Iterator[World]:
     """A service with an emulator behind it, as two real processes; the folder holds its config.toml."""
     with up("emulator", "--port", "0", "--render", "0.3", cwd=folder) as emulator:
         upstream = emulator.line(r"listens on (http://\S+)")[1]
         port = free_port()
-        write_config(folder, port=port, upstream=upstream)
+        write_config(folder, port=port, upstream=upstream, grace=grace)
         with up("serve", cwd=folder) as service:
             url = f"http://127.0.0.1:{port}"
             wait_until_ready(service, url)

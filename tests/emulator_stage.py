@@ -12,6 +12,7 @@ import httpx
 from aiohttp import web
 
 from receiver.emulator import EmulatorOptions, directive, running
+from tests.rooms import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,7 +63,7 @@ class Sink:
 
     async def wait(self, count: int = 1) -> list[Call]:
         """All calls, once there are so many."""
-        async with asyncio.timeout(5), self.changed:
+        async with asyncio.timeout(PATIENCE), self.changed:
             await self.changed.wait_for(lambda: len(self.calls) >= count)
         return self.calls
 

@@ -6,6 +6,7 @@ is free stays free while the service is down.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import socket
@@ -15,11 +16,14 @@ FIRST, PORTS, PROCESSES = 20_000, 1_500, 8
 """Linux gives outgoing connections 32768 and up."""
 
 
+_next = itertools.count(random.randrange(PORTS))
+
+
 def free_port() -> int:
-    """A port nobody has."""
+    """A port nobody has, and nobody was given lately: whoever was may not listen yet."""
     process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PROCESSES
     first = FIRST + PORTS * process
     while True:
         with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", random.randrange(first, first + PORTS)))
+            probe.bind(("127.0.0.1", first + next(_next) % PORTS))
             return int(probe.getsockname()[1])

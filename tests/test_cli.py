@@ -19,6 +19,7 @@ from receiver.cli.submit import MEMBERS
 from receiver.emulator import EmulatorOptions
 from receiver.upstream import ROUTES
 from tests.cli_world import SIGNING_KEY, UPSTREAM_KEY, environment, receiver, up, write_config
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -252,7 +253,7 @@ def test_a_database_that_cannot_be_opened_is_3(configured: Path) -> None:
     (configured / "text.db").write_text("this is no database, and never was one " * 100)
     for url in ("sqlite:///no/such/folder/x.db", "sqlite:///text.db"):
         env = {"RECEIVER_DATABASE__URL": url}
-        for command in (["serve", "--port", "47123"], ["db", "upgrade"]):
+        for command in (["serve", "--port", str(free_port())], ["db", "upgrade"]):
             ended = receiver(*command, cwd=configured, env=env)
             assert ended.returncode == 3, (url, command, ended.stderr)
             assert url.rpartition("/")[2] in ended.stderr

@@ -15,6 +15,7 @@ import pytest
 
 from receiver.emulator import EmulatorOptions, running
 from tests.emulator_stage import HEADERS, I2V, PRO, V2V, built
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -381,9 +382,7 @@ async def test_running_on_a_taken_port_is_an_error() -> None:
 
 def test_serve_runs_until_it_is_told_to_stop() -> None:
     """`serve` answers on its port as a process of its own, and ends by SIGTERM."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     code = f"from receiver.emulator import EmulatorOptions, serve; serve(EmulatorOptions(), port={port})"
     with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "WEB_CONCURRENCY": "4"}) as process:
         try:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,8 @@ class Victim:
         """It does not run after this line, in whatever state a test left it."""
         self.up.clear()
         if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it was killed, and nobody has asked yet how it ended
+                os.kill(self._pid, signal.SIGKILL)
             self._wait()
 
     def end(self) -> None:
