@@ -24,7 +24,7 @@ from receiver.store.dialect import postgres
 from receiver.store.rates import Paced, Starts
 from receiver.sweep import Prune
 from tests import databases
-from tests.rooms import NOW, PATIENCE, Do, a_delivery, a_task, an_event, later, one_batch, opened, put
+from tests.rooms import NOW, PATIENCE, Do, a_delivery, a_task, an_event, later, one_batch, opened, put, rows_of
 from tests.victim import until
 
 if TYPE_CHECKING:
@@ -51,6 +51,32 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
         for store in stores:
             stack.push_async_callback(store.close)
         yield stores
+
+
+async def test_an_instance_stopped_within_its_pipeline_holds_nobody_up(pair: tuple[Store, Store]) -> None:
+    """The server takes it for at work: whoever waits for its locks ends it. What it was at is done again."""
+    one, other = pair
+    marks = one.writer._marks
+    assert marks is not None
+    put_, stopped, go_on = marks.put, threading.Event(), threading.Event()
+
+    def stops(connection: Any) -> None:  # what was staged is sent, COMMIT is not
+        marks.put = put_  # type: ignore[method-assign]
+        stopped.set()
+        go_on.wait(PATIENCE)
+        put_(connection)
+
+    marks.put = stops  # type: ignore[method-assign]
+    its = an_event(a_task())
+    first = one.writer.run(Do(lambda unit: unit.add_event(its)))
+    try:
+        assert await asyncio.to_thread(stopped.wait, PATIENCE)
+        await other.run(Do(lambda unit: unit.add_event(an_event(a_task()))))
+        assert rows_of(one, f"SELECT 1 FROM events WHERE id = '{its.id}'") == []
+    finally:
+        go_on.set()
+    await first
+    assert len(rows_of(one, f"SELECT 1 FROM events WHERE id = '{its.id}'")) == 1
 
 
 async def test_a_place_in_the_feed_is_taken_when_nothing_else_is_wanted(pair: tuple[Store, Store]) -> None:

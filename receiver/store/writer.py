@@ -271,6 +271,7 @@ class Writer:
             self._undo()
             self.failure = str(error)
             self._again = self._dialect.is_passing(error) or (was_open and self._broken)
+            self._again = self._again or (not self._broken and self._dialect.unblock(self._connection, error))
             if not (is_sent and self._broken and self._marks is not None and unit.changes):
                 return error
             stands = self._look_up(self._marks)

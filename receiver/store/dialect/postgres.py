@@ -1,8 +1,9 @@
 """PostgreSQL, and what speaks its protocol: any number of instances on one database.
 
 Tables live in the schema `receiver`. What an instance reads to decide on it locks until its commit, claims pass over
-what another has locked, and a session that stops in the middle of a transaction is thrown out by the server, so that
-an instance that hangs holds nobody up for longer than `IDLE_FOR`.
+what another has locked, and a session that stops in the middle of a transaction is thrown out by the server after
+`IDLE_FOR`. One that stops in the middle of a pipeline the server takes for at work: whoever has waited for its locks in
+vain, for `LOCKED_FOR`, throws it out.
 """
 
 from __future__ import annotations
@@ -55,6 +56,15 @@ HURRIED_FOR: Final = 2.0
 OLDEST: Final = 11
 """The first version that adds a column with a default without writing the table anew: migrations are made while others
 serve. What the statements use is older (SKIP LOCKED, ON CONFLICT: 9.5; a limit on idle transactions: 9.6)."""
+
+SERVING: Final = "receiver"
+"""What sessions of serving instances are called; those that migrate or copy, and may take as long as that, are not."""
+_STOPPED: Final = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND application_name = %s
+AND state = 'active' AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - %s::interval
+"""
+"""Sessions that have waited for the rest of a pipeline for so long, each message moving `state_change`."""
 
 _KEEPALIVE: Final[dict[str, Any]] = {
     "keepalives_idle": 10,
@@ -275,7 +285,7 @@ class Postgres:
                 client_encoding="UTF8",
                 autocommit=True,
                 connect_timeout=seconds,
-                application_name="receiver",
+                application_name=f"{SERVING} maintenance" if patient else SERVING,
                 **_KEEPALIVE,
             )
         except psycopg.Error as error:
@@ -342,6 +352,17 @@ class Postgres:
     def is_passing(error: BaseException) -> bool:
         """Whether another instance was in the way."""
         return isinstance(error, psycopg.Error) and error.sqlstate in _PASSING
+
+    @staticmethod
+    def unblock(session: Any, error: BaseException) -> bool:
+        """Where a lock was waited for in vain: throw out who was stopped while it held some; whether there was any."""
+        if not isinstance(error, psycopg.errors.LockNotAvailable):
+            return False
+        try:
+            (ended,) = session.execute(_STOPPED, [SERVING, IDLE_FOR]).fetchone() or (0,)
+        except psycopg.Error:  # an engine that only speaks the protocol
+            return False
+        return bool(ended)
 
     @staticmethod
     @contextmanager

@@ -166,6 +166,11 @@ class SQLite:
         return False
 
     @staticmethod
+    def unblock(_session: Any, _error: BaseException) -> bool:
+        """Nobody is thrown out: a process that dies lets go of its locks."""
+        return False
+
+    @staticmethod
     def pipeline(_connection: Any) -> AbstractContextManager[Any]:
         """Nothing to save: a statement is a call, not a way over a network."""
         return nullcontext()
