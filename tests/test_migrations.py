@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from receiver.store import migrations
-from receiver.store.dialect import open_dialect
+from receiver.store.dialect import open_dialect, sqlite
 from receiver.store.schema import metadata
 
 
@@ -136,3 +137,17 @@ def test_an_upgrade_waits_for_another(tmp_path: Path) -> None:
     assert statements[begins[-1]] == "BEGIN IMMEDIATE"
     assert begins[-1] < creates[0] <= creates[-1] < commits[0]
     assert len(commits) == 1
+
+
+def test_a_migration_waits_for_another_however_long_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large file is copied and written anew under its lock: longer than any statement waits for one."""
+    monkeypatch.setattr(sqlite, "_PRAGMAS", (*sqlite._PRAGMAS, "PRAGMA busy_timeout=50"))
+    url = url_of(tmp_path)
+    dialect = open_dialect(url)
+    dialect.prepare()
+    with closing(dialect.connect()) as another:
+        another.execute("BEGIN IMMEDIATE")
+        ends = threading.Timer(0.5, another.execute, ["ROLLBACK"])
+        ends.start()
+        assert migrations.upgrade(url).schema.fits
+        ends.join()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 BUSY_FOR_MS = 5_000
 """How long a statement waits for another process's lock."""
+MIGRATING_FOR_MS = 600_000
+"""How long a migration waits for another: a large file is copied, and perhaps written anew, under its lock."""
 
 _PRAGMAS = (
     "PRAGMA page_size=8192",  # for a new file: an event with its envelope fills half of a smaller page
@@ -132,6 +134,8 @@ class SQLite:
             connection.isolation_level = None
             for pragma in _PRAGMAS:
                 connection.execute(pragma)
+            if writes:
+                connection.execute(f"PRAGMA busy_timeout={MIGRATING_FOR_MS}")
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
