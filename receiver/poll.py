@@ -187,13 +187,9 @@ class Poller:
 
     async def _put_back(self) -> None:
         """What is leased and was not asked, or answered in vain, is due at once; no lease's end is waited for."""
-        back, self._back = self._back, []
-        if back:
-            try:
-                await self.store.run(HandBack(back, self.clock()))
-            except StoreUnavailable:
-                self._back += back
-                raise
+        if back := self._back.copy():
+            await self.store.run(HandBack(back, self.clock()))
+            del self._back[: len(back)]
 
     def _done(self, asking: asyncio.Task[None]) -> None:
         self._asking.pop(asking, None)

@@ -75,8 +75,6 @@ ACROSS = ["pytest", "--numprocesses=3", "--dist=loadfile", "--no-loadscope-reord
 """A file stays in one process: its tests share a service."""
 FRESH = ["-o", f"cache_dir={NOTES}", "--cache-clear"]
 """What is noted of failures is of this run."""
-
-
 FEW = 5
 TESTS_FAILED = 1
 """What pytest ends with then; any other number means that it could not run them."""

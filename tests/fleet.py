@@ -136,6 +136,7 @@ class Fleet:
     Attributes:
         url: the balancer's, which is the public one.
         told: by prompt, the statuses and answers that callers had; a prompt without one was cut off.
+        told_by: by prompt, the instance that answered.
     """
 
     server: Server
@@ -146,6 +147,7 @@ class Fleet:
     instances: dict[str, Instance]
     url: str
     told: dict[str, tuple[int, dict[str, str], dict[str, Any]]] = field(default_factory=dict)
+    told_by: dict[str, str] = field(default_factory=dict)
     cut_off: list[str] = field(default_factory=list)
     over: bool = False
 
@@ -186,10 +188,11 @@ class Fleet:
                 prompt, way = f"clip {number}-{count}", ways[count // len(world.ROUTES) % len(ways)]
                 route = world.ROUTES[count % len(world.ROUTES)]
                 count += 1
-                base = self.instances[dice.choice(names)].url
+                name = dice.choice(names)
                 try:
-                    async with way(session, base, route, prompt) as answer:
+                    async with way(session, self.instances[name].url, route, prompt) as answer:
                         body = orjson.loads(await answer.read())
+                        self.told_by[prompt] = name
                         self.told[prompt] = (answer.status, dict(answer.headers), body)
                 except (aiohttp.ClientError, ConnectionError, TimeoutError):
                     self.cut_off.append(prompt)

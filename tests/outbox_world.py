@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from receiver.client import Client
 from tests.cli_world import API_KEY, up, wait_until_ready, write_config
-from tests.ports import free_port
+from tests.ports import free_port, serving
 
 if TYPE_CHECKING:
     import subprocess
@@ -100,15 +100,8 @@ def sink() -> Iterator[Sink]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    made.url = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with serving(server) as made.url:
         yield made
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def destination(name: str, url: str, *, schedule: str = '["0s"]', more: str = "") -> str:

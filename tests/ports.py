@@ -10,7 +10,13 @@ import itertools
 import os
 import random
 import socket
-from contextlib import suppress
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from http.server import HTTPServer
 
 FIRST, PORTS, PROCESSES = 20_000, 1_500, 8
 """Linux gives outgoing connections 32768 and up."""
@@ -27,3 +33,16 @@ def free_port() -> int:
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", first + next(_next) % PORTS))
             return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(server: HTTPServer) -> Iterator[str]:
+    """A server of the standard library, in a thread of its own: its URL over plain HTTP."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

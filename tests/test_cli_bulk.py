@@ -26,6 +26,7 @@ from receiver.cli.jobs import Given, JobFile
 from receiver.client import AsyncClient
 from tests.cli_world import API_KEY, environment, receiver, up, write_config
 from tests.outbox_world import told
+from tests.ports import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,15 +118,8 @@ def playing() -> Iterator[Played]:
             """A client that was killed."""
 
     server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    made.url = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with serving(server) as made.url:
         yield made
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture

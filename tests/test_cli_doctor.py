@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 import time
 from contextlib import contextmanager
 from email.utils import formatdate
@@ -18,6 +17,7 @@ import trustme
 from receiver.store import migrations
 from tests.cli_world import API_KEY, receiver, world, write_config
 from tests.outbox_world import SECRET, told
+from tests.ports import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,14 +66,8 @@ def answering(
     server.daemon_threads = True
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(server) as url:
+        yield url if tls is None else url.replace("http", "https"), asked
 
 
 def findings(folder: Path, code: int = 1, **env: str) -> dict[str, dict[str, Any]]:

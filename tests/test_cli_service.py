@@ -31,7 +31,7 @@ from tests.cli_world import (
     world,
     write_config,
 )
-from tests.ports import free_port
+from tests.ports import free_port, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,15 +197,8 @@ def recorded() -> Iterator[tuple[str, list[tuple[str, dict[str, str], str]]]]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- http.server's word
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Keeping)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", requests
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Keeping)) as url:
+        yield url, requests
 
 
 def test_dry_run_prints_what_is_then_really_sent(tmp_path: Path) -> None:
@@ -273,17 +266,11 @@ def gate(url: str, enough: int) -> Iterator[tuple[str, threading.Event]]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- http.server's word
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Passing)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", shut
-    finally:
-        over.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        client.close()
+    with client, serving(ThreadingHTTPServer(("127.0.0.1", 0), Passing)) as here:
+        try:
+            yield here, shut
+        finally:
+            over.set()
 
 
 def test_many_are_submitted_once_though_the_command_and_the_service_are_killed(tmp_path: Path) -> None:

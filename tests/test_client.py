@@ -15,6 +15,7 @@ import pytest
 from receiver.client import ApiProblem, Client, Forwarder, Unreachable, is_emulator
 from receiver.errors import EgressError
 from receiver.wire import HttpRequest
+from tests import ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,14 +67,8 @@ def serving(*answers: Answer) -> Iterator[tuple[str, list[tuple[str, str, dict[s
     handler = type("Canned", (Handler,), {"answers": list(answers), "asked": asked})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with ports.serving(server) as url:
+        yield url, asked
 
 
 def test_a_submission_is_one_post_with_the_key_and_what_was_given() -> None:

@@ -7,13 +7,13 @@ import json
 import re
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from receiver.cli.demo import END_FOR
 from receiver.cli.sink import Sink
 from tests.cli_world import receiver, up
 
@@ -36,9 +36,10 @@ def chapters(text: str) -> list[str]:
 
 def test_once_shows_the_way_of_seven_tasks_and_ends_with_0(tmp_path: Path) -> None:
     """`demo --once`: each task with its route, its observation, its event and a verified delivery; 0, in under 30 s."""
+    began = time.monotonic()
     ended = receiver("demo", "--once", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert END_FOR < 30  # past it, it would have ended with 1; how soon a busy machine starts it is no word of it
+    assert time.monotonic() - began < 30
     told = chapters(ended.stdout)
     assert len(told) == len(WAYS)
     for chapter, (route, event, via) in zip(told, WAYS, strict=True):

@@ -193,8 +193,10 @@ def _judge_tasks(scene: fleet.Fleet) -> None:
     assert scene.upstream.ledger.repeated == []
     assert [prompt for prompt, count in scene.renders().items() if count > 1] == [], "paid twice"
     assert scene.renders().keys() <= {row[3] for row in tasks.values()}
-    # Whoever was stopped past the deadline tells its caller that the task has been lost meanwhile.
-    unclear = {prompt for prompt, (_, _, body) in scene.told.items() if body["state"] in {"ambiguous", "lost"}}
+    states = {prompt: body["state"] for prompt, (_, _, body) in scene.told.items()}
+    unclear = {prompt for prompt, state in states.items() if state == "ambiguous"}
+    # The one that was stopped past the deadline tells its caller that the task has been lost meanwhile.
+    unclear |= {prompt for prompt, state in states.items() if state == "lost" and scene.told_by[prompt] == "c"}
     lost = {row[3] for row in tasks.values() if row[1] == "lost"}
     assert lost <= unclear | set(scene.cut_off), "lost, and not under way at a blow"
 

@@ -276,13 +276,9 @@ class Deliverer:
             self._wake.set()
 
     async def _put_back(self) -> None:
-        back, self._back = self._back, []
-        if back:
-            try:
-                await self.store.run(HandBack(back, self.clock()))
-            except StoreUnavailable:
-                self._back += back
-                raise
+        if back := self._back.copy():
+            await self.store.run(HandBack(back, self.clock()))
+            del self._back[: len(back)]
 
     # -- trying ----------------------------------------------------------------------------------------------------
 

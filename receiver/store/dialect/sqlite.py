@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 from sqlalchemy import bindparam, create_engine, event, func, literal_column, select
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import OperationalError
 
 from receiver.errors import StoreUnavailable
 
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 
 BUSY_FOR_MS = 5_000
 """How long a statement waits for another process's lock."""
-MIGRATING_FOR_MS = 600_000
-"""How long a migration waits for another: a large file is copied, and perhaps written anew, under its lock."""
+MIGRATING_FOR = 600.0
+"""Seconds: how long a migration waits for another: a large file is copied, and perhaps written anew, under its lock."""
 
 _PRAGMAS = (
     "PRAGMA page_size=8192",  # for a new file: an event with its envelope fills half of a smaller page
@@ -134,12 +136,19 @@ class SQLite:
             connection.isolation_level = None
             for pragma in _PRAGMAS:
                 connection.execute(pragma)
-            if writes:
-                connection.execute(f"PRAGMA busy_timeout={MIGRATING_FOR_MS}")
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
+            ends = time.monotonic() + MIGRATING_FOR
+            while True:
+                try:
+                    connection.exec_driver_sql(begin)
+                except OperationalError as error:  # between two tries a Ctrl-C is heard
+                    is_busy = getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+                    if not (writes and is_busy and time.monotonic() < ends):
+                        raise
+                else:
+                    return
 
         return engine
 
