@@ -136,7 +136,7 @@ class Bench:
     def task(self, number: int, **over: Any) -> Task:
         """A task as it is stored before its submission is sent: without the upstream's id."""
         task = Task(
-            id=ids.task_id(int(self.now.timestamp() * 1000) + number, os.urandom(10)),
+            id=ids.task_id(int(self.now.timestamp() * 1000) + number, os.urandom(16)),
             route="runway/pro/video2video",
             state="submitting",
             created_at=self.now,
@@ -194,7 +194,7 @@ class Bench:
     def attempted(self, delivery: Any, event: Any) -> Attempted:
         """A success."""
         attempt = Attempt(
-            id=ids.attempt_id(int(self.now.timestamp() * 1000), os.urandom(10)),
+            id=ids.attempt_id(int(self.now.timestamp() * 1000), os.urandom(16)),
             delivery_id=delivery.id,
             task_id=delivery.task_id,
             number=1,

@@ -238,7 +238,7 @@ async def prepare(database: str, count: int, size: int = 0) -> list[bytes]:
     waiting = []
     for number in range(count):
         task = Task(
-            id=ids.task_id(int(now.timestamp() * 1000) + number, os.urandom(10)),
+            id=ids.task_id(int(now.timestamp() * 1000) + number, os.urandom(16)),
             route="runway/pro/video2video",
             state="queued",
             created_at=now,

@@ -15,33 +15,27 @@ DeliveryId = NewType("DeliveryId", str)
 AttemptId = NewType("AttemptId", str)
 ReplayId = NewType("ReplayId", str)
 
-ENTROPY_BYTES = 10
+ENTROPY_BYTES = 16
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_LOW_HALF = (1 << 40) - 1
-_BITS = [_ALPHABET[high] + _ALPHABET[low] for high in range(32) for low in range(32)]
+_DIGITS = (_ALPHABET * 8).encode()
 
 
 def write(ms: int, entropy: bytes) -> str:
-    """The 26 characters for a moment (Unix milliseconds) and ten random bytes.
+    """The 26 characters for a moment (Unix milliseconds) and sixteen random bytes, five bits of each.
 
     Raises:
-        ValueError: `entropy` is not ten bytes, or `ms` does not fit 48 bits.
+        ValueError: `entropy` is not sixteen bytes, or `ms` does not fit 48 bits.
     """
     if len(entropy) != ENTROPY_BYTES or not 0 <= ms < 1 << 48:
-        raise ValueError("an id is made of 48 bits of time and ten random bytes")
-    number = int.from_bytes(entropy, "big")
-    # Written out, in two halves of 40 bits: 0.6 us; a loop over the whole takes 1.1, and a callback makes three.
-    high, low = number >> 40, number & _LOW_HALF
-    return (
-        f"{_moment(ms)}{_BITS[high >> 30]}{_BITS[high >> 20 & 1023]}{_BITS[high >> 10 & 1023]}{_BITS[high & 1023]}"
-        f"{_BITS[low >> 30]}{_BITS[low >> 20 & 1023]}{_BITS[low >> 10 & 1023]}{_BITS[low & 1023]}"
-    )
+        raise ValueError("an id is made of 48 bits of time and sixteen random bytes")
+    # A byte for each digit: ten bytes, whose bits are put together and taken apart, cost three times as much.
+    return _moment(ms) + entropy.translate(_DIGITS).decode()
 
 
 @lru_cache(maxsize=8)
 def _moment(ms: int) -> str:
     """The first ten characters; many ids are made in one millisecond."""
-    return "".join([_BITS[(ms >> shift) & 1023] for shift in (40, 30, 20, 10, 0)])
+    return "".join([_ALPHABET[(ms >> shift) & 31] for shift in range(45, -1, -5)])
 
 
 def task_id(ms: int, entropy: bytes) -> TaskId:

@@ -234,7 +234,7 @@ class Refusals:
     def note(self, reason: str, method: str, size: int, at: datetime) -> None:
         """One more. No token and no part of one comes in here."""
         self.counts[reason] += 1
-        refusal_id = "ref_" + ids.write(int(at.timestamp() * 1000), self.entropy(10))
+        refusal_id = "ref_" + ids.write(int(at.timestamp() * 1000), self.entropy(ids.ENTROPY_BYTES))
         self._new.append(Refusal(id=refusal_id, at=at, reason=reason, method=method[:10], size=size))
 
     def drain(self) -> list[Refusal]:

@@ -83,7 +83,7 @@ def gone() -> str:
 def an_attempt(delivery: Delivery, number: int = 1, **over: Any) -> Attempt:
     """A failed try."""
     attempt = Attempt(
-        id=ids.attempt_id(int(delivery.created_at.timestamp() * 1000), entropy(10)),
+        id=ids.attempt_id(int(delivery.created_at.timestamp() * 1000), entropy(16)),
         delivery_id=delivery.id,
         task_id=delivery.task_id,
         number=number,
@@ -420,7 +420,7 @@ async def test_replays_are_listed_newest_first(it: World) -> None:
     now = clock()
     made = [
         Replay(
-            id=ids.replay_id(int(now.timestamp() * 1000) + number, entropy(10)),
+            id=ids.replay_id(int(now.timestamp() * 1000) + number, entropy(16)),
             state="done",
             destination=None,
             which="dead",

@@ -12,9 +12,9 @@ def test_no_two_askers_get_the_same_bytes() -> None:
     entropy = Entropy()
     with ThreadPoolExecutor(4) as threads:
         drawn = [
-            piece for part in threads.map(lambda _: [entropy(10) for _ in range(1000)], range(4)) for piece in part
+            piece for part in threads.map(lambda _: [entropy(16) for _ in range(1000)], range(4)) for piece in part
         ]
-    assert {len(piece) for piece in drawn} == {10}
+    assert {len(piece) for piece in drawn} == {16}
     assert len(set(drawn)) == 4000
 
 

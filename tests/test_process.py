@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import _sqlite3
 import asyncio
 import platform
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from receiver.app import memory
 from receiver.app.joined import Joined
+from receiver.store.dialect import SQLite
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 class Wire:
@@ -137,3 +141,36 @@ def test_threads_share_one_heap() -> None:
 
     assert arenas("kept") == 0
     assert arenas("left") > 0
+
+
+SQLITE = """
+import ctypes, sqlite3, sys, _sqlite3
+from receiver.store.dialect.sqlite import count_no_memory
+if sys.argv[1] == "uncounted":
+    count_no_memory()
+connection = sqlite3.connect(":memory:")
+connection.execute("CREATE TABLE some (thing)")
+used = ctypes.CDLL(_sqlite3.__file__).sqlite3_memory_used
+used.restype = ctypes.c_int64
+print(used() > 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(_sqlite3, "__file__"), reason="SQLite is part of this interpreter, and left as it is")
+def test_sqlite_keeps_no_count_of_its_memory() -> None:
+    """It does where nobody tells it otherwise, and takes a lock for that at each piece."""
+
+    def counts(how: str) -> str:
+        return subprocess.run([sys.executable, "-c", SQLITE, how], check=True, capture_output=True, text=True).stdout
+
+    assert counts("counted") == "True\n"
+    assert counts("uncounted") == "False\n"
+
+
+@pytest.mark.parametrize("cell", [None, b"", b"\x00\xff", "text", 5, 0.5, True])
+def test_a_cell_is_stored_as_it_is(tmp_path: Path, cell: object) -> None:
+    """What the driver is told of nothing and of bytes changes neither."""
+    with closing(SQLite(tmp_path / "some.db").connect()) as connection:
+        (stored,) = connection.execute("SELECT ?", (cell,)).fetchone()
+    assert stored == cell
+    assert type(stored) is (int if cell is True else type(cell))

@@ -66,8 +66,8 @@ class Window:
 def _row(at: datetime, state: str = "dead", destination: str = "sink", **over: Any) -> Rows:
     """A delivery that was tried once, with all that stands around it."""
     ms = round(at.timestamp() * 1000)
-    task = a_task("succeeded", id=ids.task_id(ms, entropy(10)), created_at=at, submitted_at=at, finished_at=at)
-    event = Event(ids.event_id(ms, entropy(10)), task.id, "task.succeeded", at, f'{{"task_id":"{task.id}"}}')
+    task = a_task("succeeded", id=ids.task_id(ms, entropy(16)), created_at=at, submitted_at=at, finished_at=at)
+    event = Event(ids.event_id(ms, entropy(16)), task.id, "task.succeeded", at, f'{{"task_id":"{task.id}"}}')
     given: dict[str, Any] = {
         "attempt_count": 1,
         "due_at": at + timedelta(days=1) if state == "pending" else None,
@@ -75,7 +75,7 @@ def _row(at: datetime, state: str = "dead", destination: str = "sink", **over: A
         "retried": True,
     }
     delivery = Delivery(
-        id=ids.delivery_id(ms, entropy(10)),
+        id=ids.delivery_id(ms, entropy(16)),
         event_id=event.id,
         task_id=task.id,
         destination=destination,
@@ -84,7 +84,7 @@ def _row(at: datetime, state: str = "dead", destination: str = "sink", **over: A
         **{**given, **over},
     )
     attempt = Attempt(
-        id=ids.attempt_id(ms, entropy(10)),
+        id=ids.attempt_id(ms, entropy(16)),
         delivery_id=delivery.id,
         task_id=task.id,
         number=1,

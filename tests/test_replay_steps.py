@@ -54,7 +54,7 @@ def ended(at: float = 0, state: DeliveryState = "dead", destination: str = "sink
         given["finished_at"] = made
     if destination == OWN_CALLBACK:
         given |= {"callback_url": "https://a.example/", "callback_host": "a.example"}
-    given["id"] = ids.delivery_id(round(made.timestamp() * 1000), entropy(10))
+    given["id"] = ids.delivery_id(round(made.timestamp() * 1000), entropy(16))
     return a_delivery(an_event(a_task()), destination, state=state, created_at=made, **{**given, **over})
 
 

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy
+from msgspec import NODEFAULT
 from msgspec.structs import asdict, fields, replace
 
 from receiver.errors import StoreUnavailable
-from receiver.ids import AttemptId
-from receiver.records import Attempt, Inbox, Refusal, Task
+from receiver.ids import AttemptId, DeliveryId, TaskId
+from receiver.records import Attempt, Delivery, Health, Inbox, Refusal, Task
 from receiver.store import schema
 from receiver.store.dialect import SQLite, open_dialect
-from receiver.store.rows import Rows, Update, from_ms, to_ms
+from receiver.store.rows import Rows, from_ms, to_ms
 from tests import databases
 from tests.plans import plan
 from tests.rooms import (
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from receiver.store import Store
-    from receiver.store.rows import Prepared
+    from receiver.store.rows import Prepared, Write
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
@@ -52,7 +53,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 # -- indexes -----------------------------------------------------------------------------------------------------------
 
 
-def statements(store: Store) -> dict[str, Prepared | Update]:
+def statements(store: Store) -> dict[str, Prepared | Write]:
     """Every prepared statement of the store, by the room that holds it and its name."""
     found = {}
     rooms = (store.tasks, store.deliveries, store.events, store.health, store.replays, store.prune, store._statements)
@@ -64,7 +65,7 @@ def statements(store: Store) -> dict[str, Prepared | Update]:
                     found[f"{type(room).__name__}.{name}{n or ''}"] = one
                 elif isinstance(one, Rows):
                     columns = tuple(field for field in one._fields if field not in one._keys)
-                    found[f"{type(room).__name__}.{name}.update"] = one._compile(columns)
+                    found[f"{type(room).__name__}.{name}.update"] = one._updating(columns)
     return found
 
 
@@ -164,6 +165,31 @@ async def test_of_several_with_an_upstreams_id_the_newest_is_meant(store: Store)
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_an_insert_leaves_out_the_table_fills_the_same_way(store: Store) -> None:
+    """A column that holds what it holds by itself is not written: the record comes back all the same."""
+    task = Task(TaskId("tsk_1"), "runway/pro/video2video", "pending", NOW, "{}")
+    event = an_event(task)
+    delivery = Delivery(DeliveryId("dlv_1"), event.id, task.id, "sink", "pending", NOW, NOW)
+    health = Health("sink")
+    statements = store._statements
+    made: list[tuple[Rows[Any], Any]] = [
+        (statements.tasks, task),
+        (statements.deliveries, delivery),
+        (statements.destinations, health),
+    ]
+    for rows, record in made:
+        by_itself = {field for field, absent in zip(rows._fields, rows._absent, strict=True) if absent is not NODEFAULT}
+        assert len(by_itself) > 8
+        assert not any(re.search(rf"\b{name}\b", rows.insert(record).sql) for name in by_itself)
+
+    await put(store, task, event, delivery)
+    await store.run(Do(lambda unit: unit.put_health(health)))
+
+    assert await task_of(store, task.id) == task
+    assert await delivery_of(store, delivery.id) == delivery
+    assert await store.run(Do(lambda unit: unit.every_health())) == [health]
 
 
 async def test_every_column_comes_back_as_it_went(store: Store) -> None:

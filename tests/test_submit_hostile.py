@@ -251,7 +251,7 @@ async def test_a_key_whose_process_died_before_it_was_forgotten(tmp_path: Path) 
         asked = asked_under("dead", f"/{V2V}", body)
         now = app.clock()
         task = Task(
-            id=ids.task_id(int(now.timestamp() * 1000), bytes(10)),
+            id=ids.task_id(int(now.timestamp() * 1000), bytes(16)),
             route=V2V,
             state="rejected",
             created_at=now,

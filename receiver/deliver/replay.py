@@ -157,7 +157,7 @@ class Replayer:
         )
         now = self.clock()  # read again: what was counted had ended by now
         replay = Replay(
-            id=ids.replay_id(int(now.timestamp() * 1000), self.entropy(10)),
+            id=ids.replay_id(int(now.timestamp() * 1000), self.entropy(ids.ENTROPY_BYTES)),
             state="running",
             destination=destination,
             which=which,

@@ -88,7 +88,7 @@ class Trier:
             now=ended,
             jitter=destination.jitter * draw,
         )
-        attempt_id = ids.attempt_id(int(started.timestamp() * 1000), self.rules.entropy(10))
+        attempt_id = ids.attempt_id(int(started.timestamp() * 1000), self.rules.entropy(ids.ENTROPY_BYTES))
         made = recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=ended)
         return Attempted(delivery, event, made, outcome.result, decision, ended, destination.terms, self.rules)
 
@@ -107,9 +107,9 @@ async def sample(trier: Trier, destination: Destination, heeding: Heeding) -> tu
     """Send a sample event; the attempt, which belongs to no delivery and is not stored, and what the answer means."""
     started, entropy = trier.clock(), trier.rules.entropy
     ms = int(started.timestamp() * 1000)
-    event = sample_event(event_id=ids.event_id(ms, entropy(10)), now=started)
+    event = sample_event(event_id=ids.event_id(ms, entropy(ids.ENTROPY_BYTES)), now=started)
     delivery = Delivery(
-        id=ids.delivery_id(ms, entropy(10)),
+        id=ids.delivery_id(ms, entropy(ids.ENTROPY_BYTES)),
         event_id=event.id,
         task_id=event.task_id,
         destination=destination.name,
@@ -121,6 +121,6 @@ async def sample(trier: Trier, destination: Destination, heeding: Heeding) -> tu
     ended = trier.clock()
     heeding.heed(outcome.result, ended)
     decision = Decision("delivered" if outcome.result.kind == "ok" else "dead", None, outcome.result.reason)
-    attempt_id = ids.attempt_id(ms, entropy(10))
+    attempt_id = ids.attempt_id(ms, entropy(ids.ENTROPY_BYTES))
     made = recorded(attempt_id, *(destination, delivery, outcome, decision), started_at=started, ended_at=ended)
     return made, outcome.result

@@ -57,7 +57,7 @@ class Callback(ReadsTask):
         before = unit.task(self.task_id)
         if before is None:
             raise NotFound("no such task")
-        digest = hashlib.blake2b(self.body, digest_size=16).digest()
+        digest = hashlib.sha256(self.body).digest()[:16]
         known = before.callbacks > 0 and unit.is_known(self.task_id, "callback", digest)
         task = replace(before, callbacks=before.callbacks + 1)
         judged = self._judge(task)
@@ -69,7 +69,7 @@ class Callback(ReadsTask):
         if before.callbacks < KEPT_BODIES:
             unit.add_inbox(
                 Inbox(
-                    id="obs_" + ids.write(int(self.at.timestamp() * 1000), self.rules.entropy(10)),
+                    id="obs_" + ids.write(int(self.at.timestamp() * 1000), self.rules.entropy(ids.ENTROPY_BYTES)),
                     task_id=self.task_id,
                     via="callback",
                     received_at=self.at,
@@ -236,7 +236,7 @@ class Lookup(ReadsTask):
             return
         unit.add_inbox(
             Inbox(
-                id="obs_" + ids.write(int(self.at.timestamp() * 1000), self.rules.entropy(10)),
+                id="obs_" + ids.write(int(self.at.timestamp() * 1000), self.rules.entropy(ids.ENTROPY_BYTES)),
                 task_id=self.task_id,
                 via="poll",
                 received_at=self.at,

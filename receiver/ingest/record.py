@@ -149,7 +149,7 @@ def record_operator(
 
 def _event(task_id: TaskId | None, kind: str, data_json: str, rules: Rulebook, now: datetime) -> Event:
     ms = int(now.timestamp() * 1000)
-    event_id = ids.event_id(ms, rules.entropy(10))
+    event_id = ids.event_id(ms, rules.entropy(ids.ENTROPY_BYTES))
     return Event(id=event_id, task_id=task_id or TaskId(event_id), type=kind, created_at=now, data_json=data_json)
 
 
@@ -173,7 +173,7 @@ def _stage(unit: Unit, event: Event, skips: list[tuple[str, str]], into: Born) -
 def _delivery(event: Event, name: str, rules: Rulebook) -> Delivery:
     now = event.created_at
     return Delivery(
-        id=ids.delivery_id(int(now.timestamp() * 1000), rules.entropy(10)),
+        id=ids.delivery_id(int(now.timestamp() * 1000), rules.entropy(ids.ENTROPY_BYTES)),
         event_id=event.id,
         task_id=event.task_id,
         destination=name,

@@ -26,6 +26,9 @@ _MS = timedelta(milliseconds=1)
 SKIP: dict[str, Any] = {"skip_locked": True}
 """How a claim locks its rows: what another instance has locked is passed over. SQLite, which has one writer, needs none
 of it and its statements bear none."""
+_FEW = 3
+_WRITTEN = {"None": None, "False": "false", "0": "0", "''": "''"}
+"""How the tables (schema.py) write what a column holds by itself."""
 _EXACT_BELOW = 2**33 * 1000
 """Milliseconds (the year 2242) up to which a double of seconds names its microsecond."""
 
@@ -57,8 +60,8 @@ class Prepared:
         return tuple([_cell(named[name]) if name in named else self._fixed[name] for name in self.order])
 
 
-class Update(NamedTuple):
-    """An UPDATE of some columns, and how a record becomes its parameters."""
+class Write(NamedTuple):
+    """An INSERT or UPDATE of some columns, and how a record becomes its parameters."""
 
     sql: str
     encode: Callable[[Any], Sequence[Any]]
@@ -73,7 +76,6 @@ class Rows(Generic[R]):
 
     Attributes:
         columns: to select; `decode` makes a record of a row of them.
-        insert: one row; parameters by `encode`.
         key: the field by which a record is known: the first of the primary key.
     """
 
@@ -84,32 +86,51 @@ class Rows(Generic[R]):
         self._keys = tuple(column.name for column in table.primary_key)
         self.key = self._keys[0]
         self.columns = [table.c[name] for name in self._fields]
-        self.insert = Prepared(table.insert().values({name: bindparam(name) for name in self._fields}), core)
         self.decode = _decoder(struct, self.columns)
-        self.encode = _encoder(self.insert.order, table)
-        self._updates: dict[tuple[str, ...], Update] = {}
+        absent = [_absent(field, table.c[field.name]) for field in msgspec.structs.fields(struct)]
+        # To look for two or three takes longer than to write them.
+        self._absent = absent if len(absent) - absent.count(msgspec.NODEFAULT) > _FEW else []
+        self._inserts: dict[tuple[str, ...], Write] = {}
+        self._updates: dict[tuple[str, ...], Write] = {}
 
-    def update(self, before: R, after: R) -> Update:
+    def insert(self, record: R) -> Write:
+        """The statement that makes a new row, and leaves out each column that the table itself fills the same way.
+
+        To hand over a cell and write it costs as much as a field in Python; half a new delivery is what it always is.
+        """
+        told = self._fields
+        if self._absent:
+            told = tuple(compress(told, map(is_not, msgspec.structs.astuple(record), self._absent)))
+        if (found := self._inserts.get(told)) is None:
+            found = self._inserts[told] = self._inserting(told)
+        return found
+
+    def update(self, before: R, after: R) -> Write:
         """The statement that writes what has changed of a row, and no other column.
 
         An engine takes a row out of an index and puts it back for every index whose column is named, changed or not;
         there are few different sets of changes, so each is compiled once.
         """
         old, new = msgspec.structs.astuple(before), msgspec.structs.astuple(after)
+        # A key never changes: a row whose object is new and equal in all is written as it is.
         changed = tuple(compress(self._fields, map(is_not, old, new))) or self._keys
-        found = self._updates.get(changed)
-        if found is None:
-            found = self._updates[changed] = self._compile(changed)
+        if (found := self._updates.get(changed)) is None:
+            found = self._updates[changed] = self._updating(changed)
         return found
 
-    def _compile(self, changed: tuple[str, ...]) -> Update:
-        # A key never changes: a row whose object is new and equal in all is written as it is.
-        values: dict[str, Any] = {name: bindparam(f"{name}_") for name in changed}
-        update = self._table.update().values(values)
+    def _inserting(self, told: Sequence[str]) -> Write:
+        return self._compile(self._table.insert().values({name: bindparam(f"{name}_") for name in told}))
+
+    def _updating(self, changed: Sequence[str]) -> Write:
+        update = self._table.update().values({name: bindparam(f"{name}_") for name in changed})
         for key in self._keys:
             update = update.where(self._table.c[key] == bindparam(f"{key}_"))
-        prepared = Prepared(update, self._core)
-        return Update(prepared.sql, _encoder([name.removesuffix("_") for name in prepared.order], self._table))
+        return self._compile(update)
+
+    def _compile(self, statement: ClauseElement) -> Write:
+        prepared = Prepared(statement, self._core)
+        order = [name.removesuffix("_") for name in prepared.order]
+        return Write(prepared.sql, _encoder(order, self._table, self._core))
 
     def decode_all(self, rows: Iterable[Sequence[Any]]) -> list[R]:
         """The records of many rows."""
@@ -120,10 +141,20 @@ def _is_time(column: Any) -> bool:
     return isinstance(column.type, BigInteger) and (column.name == "at" or column.name.endswith(("_at", "_until")))
 
 
+def _is_flag(column: Any) -> bool:
+    return isinstance(column.type, Boolean)
+
+
+def _absent(field: msgspec.structs.FieldInfo, column: Any) -> Any:
+    """What a field holds where its column may be left out of an INSERT; never found where it may not."""
+    by_itself = None if column.server_default is None else str(column.server_default.arg)
+    return field.default if _WRITTEN.get(repr(field.default), "") == by_itself else msgspec.NODEFAULT
+
+
 def _decoder(struct: type[R], columns: Sequence[Any]) -> Callable[[Sequence[Any]], R]:
     """The record of a row selected as `columns`."""
     times = [i for i, column in enumerate(columns) if _is_time(column)]
-    flags = [i for i, column in enumerate(columns) if isinstance(column.type, Boolean)]
+    flags = [i for i, column in enumerate(columns) if _is_flag(column)]
 
     def decode(row: Sequence[Any]) -> R:
         cells = list(row)
@@ -137,15 +168,19 @@ def _decoder(struct: type[R], columns: Sequence[Any]) -> Callable[[Sequence[Any]
     return decode
 
 
-def _encoder(order: Sequence[str], table: Table) -> Callable[[Any], Sequence[Any]]:
+def _encoder(order: Sequence[str], table: Table, core: CoreDialect) -> Callable[[Any], Sequence[Any]]:
     get = attrgetter(*order)
     times = [i for i, name in enumerate(order) if _is_time(table.c[name])]
+    # SQLite's driver would look for an adapter of each, see dialect/sqlite.py
+    flags = [] if core.supports_native_boolean else [i for i, name in enumerate(order) if _is_flag(table.c[name])]
 
     def encode(record: Any) -> Sequence[Any]:
         cells = list(get(record))
         for i in times:
             if (at := cells[i]) is not None:
                 cells[i] = (at - _EPOCH) // _MS
+        for i in flags:
+            cells[i] = +cells[i]
         return cells
 
     return encode

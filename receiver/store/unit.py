@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, literal_column, select
 
 from receiver import records
 from receiver.store import schema
-from receiver.store.rows import Prepared, Rows, Update
+from receiver.store.rows import Prepared, Rows, Write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -353,12 +353,12 @@ class Unit:
         """Write what is staged: one executemany a table and kind; events, whose places others wait for, at the end."""
         s = self._statements
         self._save(self._tasks)
-        self._write(s.inbox.insert.sql, s.inbox.encode, self._inbox)
+        self._insert(s.inbox, self._inbox)
         self._save(self._deliveries)
-        self._write(s.attempts.insert.sql, s.attempts.encode, self._attempts)
-        self._write(s.refusals.insert.sql, s.refusals.encode, self._refusals)
-        self._write(s.payload_add.sql, tuple, self._payloads)
-        self._write(s.payload_drop.sql, tuple, self._dropped)
+        self._insert(s.attempts, self._attempts)
+        self._insert(s.refusals, self._refusals)
+        self._write(s.payload_add.sql, self._payloads)
+        self._write(s.payload_drop.sql, self._dropped)
         self._save(self._rates)
         self._save(self._replays)
         self._save(self._repeats)
@@ -366,7 +366,7 @@ class Unit:
             self._save(self._health)
         if last and self.events:
             self._in_order()
-            self._write(s.events.insert.sql, s.events.encode, self.events)
+            self._insert(s.events, self.events)
 
     def _in_order(self) -> None:
         """Give the staged events their places in the feed: the counter moves in the same transaction.
@@ -378,23 +378,28 @@ class Unit:
         self.events = [replace(event, seq=at) for at, event in enumerate(self.events, last - len(self.events) + 1)]
 
     def _save(self, table: _Table[Any]) -> None:
-        self._write(table.rows.insert.sql, table.rows.encode, table.new)
-        self._update(table.rows, table.changed)
+        new, changed, rows = table.new, table.changed, table.rows
+        if new:
+            self._write_alike([(rows.insert(one), one) for one in new.values()])
+            new.clear()
+        if changed:
+            self._write_alike([(rows.update(before, after), after) for before, after in changed.values()])
+            changed.clear()
 
-    def _write(self, sql: str, encode: Any, staged: Any) -> None:
+    def _insert(self, rows: Rows[R], staged: list[R]) -> None:
         if staged:
-            rows = staged.values() if isinstance(staged, dict) else staged
-            self._connection.executemany(sql, [encode(row) for row in rows])
+            self._write_alike([(rows.insert(one), one) for one in staged])
             staged.clear()
 
-    def _update(self, rows: Rows[Any], staged: dict[str, tuple[Any, Any]]) -> None:
-        """One executemany for each set of columns that changed; most of a batch changes the same."""
-        if not staged:
-            return
-        alike: dict[str, tuple[Update, list[Any]]] = {}
-        for before, after in staged.values():
-            update = rows.update(before, after)
-            alike.setdefault(update.sql, (update, []))[1].append(after)
-        for update, records_ in alike.values():
-            self._connection.executemany(update.sql, [update.encode(one) for one in records_])
-        staged.clear()
+    def _write(self, sql: str, staged: list[Any]) -> None:
+        if staged:
+            self._connection.executemany(sql, staged)
+            staged.clear()
+
+    def _write_alike(self, staged: Iterable[tuple[Write, Any]]) -> None:
+        """One executemany for each set of columns; most of a batch has the same."""
+        alike: dict[str, tuple[Write, list[Any]]] = {}
+        for write, record in staged:
+            alike.setdefault(write.sql, (write, []))[1].append(write.encode(record))
+        for write, cells in alike.values():
+            self._connection.executemany(write.sql, cells)

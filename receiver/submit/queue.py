@@ -106,7 +106,7 @@ class Submitter:
         direct = not in_background and not self._stopping and self.gates.may_pass(route_name)
         prompt = filled.get(route.prompt_key)
         task = Task(
-            id=ids.task_id(int(now.timestamp() * 1000), self.sender.rules.entropy(10)),
+            id=ids.task_id(int(now.timestamp() * 1000), self.sender.rules.entropy(ids.ENTROPY_BYTES)),
             route=route_name,
             state="submitting" if direct else "pending",
             created_at=now,

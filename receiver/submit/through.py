@@ -170,7 +170,7 @@ class Through:
         shown = _shown(body)
         prompt = shown.get(ROUTES[route_name].prompt_key)
         return Task(
-            id=ids.task_id(int(now.timestamp() * 1000), self.sender.rules.entropy(10)),
+            id=ids.task_id(int(now.timestamp() * 1000), self.sender.rules.entropy(ids.ENTROPY_BYTES)),
             route=route_name,
             state="submitting",
             created_at=now,
