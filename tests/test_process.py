@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from receiver.app import memory
-from receiver.app.joined import Joined
+from receiver.app.protocol import Joined
 from receiver.store.dialect import SQLite
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"

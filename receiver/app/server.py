@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from receiver.app import service as rooms
-from receiver.app.joined import Protocol
+from receiver.app.protocol import Protocol
 
 if TYPE_CHECKING:
     import socket

@@ -95,6 +95,14 @@ class Store:
         """
         return await self.writer.run(op)
 
+    def soon(self, op: Op[T]) -> asyncio.Future[T]:
+        """Do `op`; the future is done after its commit, and raises as `run` does.
+
+        Raises:
+            StoreUnavailable: it is not even tried.
+        """
+        return self.writer.run(op)
+
     async def read(self, question: Callable[[Connection], T]) -> T:
         """Ask on a reader's connection.
 

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from receiver.web import answers, doorway, problems
+from receiver.web.callbacks import RECEIVED, Taken
 from receiver.web.docs import Docs
 from receiver.web.openapi import OpenApi
 from receiver.web.request_id import RequestIds
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from receiver.web.callbacks import CallbackDoor
     from receiver.web.guard import Guard
     from receiver.web.table import Operation
+
+
+__all__ = ["RECEIVED", "Front", "Taken"]
 
 
 class Front:
@@ -70,13 +74,24 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        rest = self._behind_prefix(scope)
+        if rest is None:
+            await self._rest(scope, receive, send)
+        else:
+            await self._door(scope, receive, send, rest)
+
+    def take(self, scope: Scope, body: bytearray) -> Taken | None:
+        """Take a whole request at once, if it is a callback that can be; see `CallbackDoor.take`."""
+        rest = self._behind_prefix(scope)
+        return None if rest is None else self._door.take(scope, body, rest)
+
+    def _behind_prefix(self, scope: Scope) -> str | None:
         if scope["type"] == "http":
             path: str = scope["path"]
             for prefix in self._prefixes:
                 if path.startswith(prefix):
-                    await self._door(scope, receive, send, path[len(prefix) :])
-                    return
-        await self._rest(scope, receive, send)
+                    return path[len(prefix) :]
+        return None
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:

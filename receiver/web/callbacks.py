@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, NamedTuple
 
 from receiver import envelope, signing
 from receiver.errors import EnvelopeError, NotFound, ReceiverError, StoreUnavailable, TokenError, TooLarge
 from receiver.ingest import Callback, Wake
-from receiver.web.asgi import JSON, Gone, answer, header, read_body
+from receiver.web.asgi import Gone, answer, header, read_body
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from starlette.types import Message, Receive, Scope, Send
+    from starlette.types import Receive, Scope, Send
 
     from receiver.ids import TaskId
-    from receiver.ingest import After, Rulebook
+    from receiver.ingest import After, Recorded, Rulebook
     from receiver.logs import Logger
     from receiver.store import Store
     from receiver.sweep import Refusals
@@ -34,15 +35,25 @@ NOT_FOUND = b'{"type":"/docs/problems/not-found","title":"Not found","status":40
 PROBLEM = (b"content-type", b"application/problem+json")
 RETRY_AFTER = (b"retry-after", b"5")
 CLOSE = (b"connection", b"close")
-# The one good answer, made once; a server reads a message and keeps nothing of it (1 us instead of 1.9).
-_GOOD_START: Final[Message] = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": (JSON, (b"content-length", str(len(RECEIVED)).encode())),
-}
-_GOOD_BODY: Final[Message] = {"type": "http.response.body", "body": RECEIVED}
 _READING = frozenset({"GET", "HEAD"})
 _WRITING = frozenset({"POST", "PUT"})
+
+
+class Taken(NamedTuple):
+    """A callback that the door has taken in one piece: the store is at it."""
+
+    door: CallbackDoor
+    op: Callback
+    started: float
+    future: asyncio.Future[Recorded]
+
+    def accepted(self, recorded: Recorded) -> None:
+        """It is committed."""
+        self.door.accepted(self.op, recorded, self.started)
+
+    async def failed(self, error: Exception, scope: Scope, _receive: Receive, send: Send) -> None:
+        """Answer that it is not; an ASGI application but for its first argument."""
+        await self.door.failed(self.op, error, scope, send)
 
 
 @dataclass
@@ -73,42 +84,23 @@ class CallbackDoor:
         else:
             await answer(send, 405, b"", ((b"allow", b"POST, PUT, GET, HEAD"),))
 
-    async def _take(self, scope: Scope, receive: Receive, send: Send, task_id: TaskId, now: datetime) -> None:
-        started = perf_counter()
-        declared = header(scope, b"content-type")
-        content_type = None if declared is None else declared[:200].decode("latin-1")
-        body, parsed, flaw, status = b"", None, "", 200
-        try:
-            body = await read_body(scope, receive, MAX_BODY)
-            parsed = envelope.parse(body, content_type)
-        except EnvelopeError as error:
-            flaw = str(error)
-        except TooLarge as error:
-            flaw, status = str(error), 413
-        except Gone as error:
-            flaw, status = str(error), 408
-        try:
-            await self._ingest(Callback(task_id, body, content_type, parsed, flaw, now, self.rules), started)
-        except NotFound:
-            await self._refuse(scope, send, "unknown task")
-        except StoreUnavailable as error:
-            self.after.metrics.callbacks.add("unstored")
-            self.log.error("callback.unstored", task_id=task_id, error=str(error))
-            await answer(
-                send,
-                503,
-                b'{"type":"/docs/problems/store-unavailable","title":"Try again","status":503}',
-                (PROBLEM, RETRY_AFTER),
-            )
-        else:
-            if status == 200:  # noqa: PLR2004 -- the one good answer
-                await send(_GOOD_START)
-                await send(_GOOD_BODY)
-            else:
-                await answer(send, status, b"", (CLOSE,))
+    def take(self, scope: Scope, body: bytearray, rest: str) -> Taken | None:
+        """Have a callback stored whose body is here as a whole: what `__call__` does where its answer will be 200.
 
-    async def _ingest(self, op: Callback, started: float) -> None:
-        recorded = await self.store.run(op)
+        None where the answer may be another, or the body is not as it was sent: `__call__` is to see to that.
+        """
+        if scope["method"] not in _WRITING or len(body) > MAX_BODY or header(scope, b"content-encoding") is not None:
+            return None
+        now, started = self.clock(), perf_counter()
+        try:
+            task_id = signing.read(self.signing_keys, rest.partition("/")[0], now=now)
+            op = self._op(scope, task_id, bytes(body), now)
+            return Taken(self, op, started, self.store.soon(op))
+        except (TokenError, StoreUnavailable):
+            return None
+
+    def accepted(self, op: Callback, recorded: Recorded, started: float) -> None:
+        """Say and pass on what is committed."""
         task, seconds = recorded.task, perf_counter() - started
         self.after.metrics.callbacks.add(str(recorded.verdict))
         self.after.metrics.callback_seconds.add(seconds)
@@ -123,6 +115,54 @@ class CallbackDoor:
             duration_ms=round(seconds * 1000, 1),
         )
         self.after(recorded)
+
+    async def failed(self, op: Callback, error: Exception, scope: Scope, send: Send) -> None:
+        """Answer what was not committed.
+
+        Raises:
+            Exception: the error itself, where it is a fault of ours.
+        """
+        if isinstance(error, NotFound):
+            await self._refuse(scope, send, "unknown task")
+            return
+        if not isinstance(error, StoreUnavailable):
+            raise error
+        self.after.metrics.callbacks.add("unstored")
+        self.log.error("callback.unstored", task_id=op.task_id, error=str(error))
+        body = b'{"type":"/docs/problems/store-unavailable","title":"Try again","status":503}'
+        await answer(send, 503, body, (PROBLEM, RETRY_AFTER))
+
+    def _op(self, scope: Scope, task_id: TaskId, body: bytes, now: datetime, flaw: str = "") -> Callback:
+        declared = header(scope, b"content-type")
+        content_type = None if declared is None else declared[:200].decode("latin-1")
+        parsed = None
+        if not flaw:
+            try:
+                parsed = envelope.parse(body, content_type)
+            except EnvelopeError as error:
+                flaw = str(error)
+        return Callback(task_id, body, content_type, parsed, flaw, now, self.rules)
+
+    async def _take(self, scope: Scope, receive: Receive, send: Send, task_id: TaskId, now: datetime) -> None:
+        started = perf_counter()
+        body, flaw, status = b"", "", 200
+        try:
+            body = await read_body(scope, receive, MAX_BODY)
+        except TooLarge as error:
+            flaw, status = str(error), 413
+        except Gone as error:
+            flaw, status = str(error), 408
+        op = self._op(scope, task_id, body, now, flaw)
+        try:
+            recorded = await self.store.run(op)
+        except (NotFound, StoreUnavailable) as error:
+            await self.failed(op, error, scope, send)
+            return
+        self.accepted(op, recorded, started)
+        if status == 200:  # noqa: PLR2004 -- the one good answer
+            await answer(send, 200, RECEIVED)
+        else:
+            await answer(send, status, b"", (CLOSE,))
 
     async def _wake(self, scope: Scope, send: Send, task_id: TaskId) -> None:
         try:

@@ -1,0 +1,151 @@
+"""A connection is uvicorn's, with two shortcuts: an answer leaves in one piece, and a callback needs no task.
+
+uvicorn writes an answer's head and its body apart, and each write is a system call. And it makes a task of each
+request, which for a callback, on the one hot path, is as dear as to read and check it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from receiver.web import RECEIVED
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from receiver.ingest import Recorded
+    from receiver.web import Front, Taken
+
+_HEAD: Final = b"HTTP/1.1 "
+_CONTINUE: Final = b"HTTP/1.1 100"
+_OK: Final = b"HTTP/1.1 200 OK\r\n"
+_REST: Final = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(RECEIVED)
+_KEPT: Final = _REST + b"\r\n" + RECEIVED
+_CLOSED: Final = _REST + b"connection: close\r\n\r\n" + RECEIVED
+
+
+class Joined:
+    """A connection's transport that keeps an answer's head until what comes next, or until the loop's next turn.
+
+    So a stream whose first piece takes its time is seen to have begun all the same. All else is the transport's own.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport", "is_closing", "write_whole")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        """Wrap `transport`."""
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+        self.write_whole = transport.write
+        self.is_closing = transport.is_closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, after what was kept."""
+        if self._head:
+            data, self._head = self._head + data, b""
+            self.write_whole(data)
+        elif data.startswith(_HEAD) and not data.startswith(_CONTINUE):
+            self._head = data
+            self._loop.call_soon(self._flush)
+        else:
+            self.write_whole(data)
+
+    def close(self) -> None:
+        """Send what was kept, and close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            data, self._head = self._head, b""
+            self.write_whole(data)
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, with the two shortcuts.
+
+    A request is begun when what has arrived is read to its end. If it is a callback and whole by then, as it nearly
+    always is, the door takes it at once and its answer is written when its commit is done; all else goes uvicorn's way,
+    and so does a callback that cannot be answered 200.
+    """
+
+    _front: Front
+    _wire: Joined
+    _held: RequestResponseCycle | None = None
+    _arrives = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection."""
+        self._front, self._wire = cast("Front", self.app), Joined(transport, self.loop)
+        super().connection_made(self._wire)  # type: ignore[arg-type]
+
+    def on_headers_complete(self) -> None:
+        """A request arrives; it may have to wait for the one before it."""
+        self._arrives = True
+        super().on_headers_complete()
+        self._arrives = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self._arrives and app is self.app:
+            self._held = cycle
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        super().on_message_complete()
+        cycle, self._held = self._held, None
+        if cycle is not None and not self._take(cycle):
+            super()._start_asgi_task(cycle, self.app)
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a request, one, or several."""
+        super().data_received(data)
+        cycle, self._held = self._held, None
+        if cycle is not None and not self.transport.is_closing():
+            super()._start_asgi_task(cycle, self.app)
+
+    def _take(self, cycle: RequestResponseCycle) -> bool:
+        """Whether the door has it."""
+        if cycle.waiting_for_100_continue or self.flow.write_paused:
+            return False
+        scope: Any = cycle.scope
+        try:
+            taken = self._front.take(scope, cycle.body)
+        except Exception:  # noqa: BLE001 -- a fault of ours: the long way meets it too, and there it is logged and a 500
+            taken = None
+        if taken is None:
+            return False
+        # uvicorn waits for what is in here when it stops, and cancels it in the end.
+        self.tasks.add(taken.future)  # type: ignore[arg-type]
+        taken.future.add_done_callback(partial(self._answer, cycle, taken))
+        return True
+
+    def _answer(self, cycle: RequestResponseCycle, taken: Taken, future: asyncio.Future[Recorded]) -> None:
+        self.tasks.discard(future)
+        if future.cancelled():
+            self.transport.close()
+            return
+        try:
+            taken.accepted(future.result())
+        except Exception as error:  # noqa: BLE001 -- uvicorn logs what the door has no answer to, and says 500
+            super()._start_asgi_task(cycle, partial(taken.failed, error))
+            return
+        cycle.on_response = lambda: None  # as uvicorn does: it would keep the connection from being freed
+        if cycle.disconnected:
+            return
+        cycle.response_started = cycle.response_complete = True
+        date = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        self._wire.write_whole(b"".join((_OK, date, _KEPT if cycle.keep_alive else _CLOSED)))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
