@@ -93,6 +93,9 @@ class Protocol(HttpToolsProtocol):
         self._arrives = True
         super().on_headers_complete()
         self._arrives = False
+        if self.parser.should_upgrade():
+            # The parser takes what follows for another protocol, and the next request would be a 400.
+            self.cycle.keep_alive = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._arrives and app is self.app:

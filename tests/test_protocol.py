@@ -1,0 +1,321 @@
+"""The two ways into the callback door: whole at once, without a task, and uvicorn's. Nobody is to tell them apart.
+
+A request that is sent in one piece goes the one way, the same request in two pieces the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from receiver import signing
+from receiver.errors import StoreUnavailable
+from receiver.web import callbacks
+from tests import databases
+from tests.rooms import PATIENCE, one_batch, until
+from tests.world import callback_url_of, world
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from tests.world import World
+
+pytestmark = [pytest.mark.anyio, pytest.mark.engines]
+
+GOOD = (200, b'{"received":true}')
+
+
+@pytest.fixture(scope="module")
+async def it(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """One world for all: each test has tasks of its own."""
+    async with world(tmp_path_factory.mktemp("protocol")) as one:
+        yield one
+
+
+class Wire:
+    """A connection, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def to(cls, it: World) -> Wire:
+        """A new one."""
+        return cls(*await asyncio.open_connection("127.0.0.1", it.settings["server"]["port"]))
+
+    async def say(self, *pieces: bytes, apart: float = 0.05) -> None:
+        """Each piece alone: what is sent together arrives together, on loopback."""
+        for n, piece in enumerate(pieces):
+            if n:
+                await asyncio.sleep(apart)
+            self.writer.write(piece)
+            await self.writer.drain()
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The next whole answer."""
+        async with asyncio.timeout(PATIENCE):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            status, *lines = head.strip().split("\r\n")
+            fields = dict(line.lower().split(": ", 1) for line in lines)
+            body = await self.reader.readexactly(int(fields.get("content-length", 0)))
+        return int(status.split()[1]), fields, body
+
+    async def ended(self) -> bytes:
+        """All that is still to come, until the other side closes."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.read()
+
+
+def request(url: str, body: bytes = b"{}", *fields: str, method: str = "POST", version: str = "1.1") -> bytes:
+    """A request as it is on the wire."""
+    head = [f"{method} {httpx.URL(url).raw_path.decode()} HTTP/{version}", "host: x", *fields]
+    if not any(field.startswith("transfer-encoding") for field in fields):
+        head.append(f"content-length: {len(body)}")
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+async def rendering(it: World) -> tuple[str, str, bytes]:
+    """A task whose own callback never comes: its id, the URL, a good body."""
+    task_id = await it.created(render=3600, callback="missing")
+    upstream_id = str((await it.task(task_id))["upstream_id"])
+    body = {"task_id": upstream_id, "status": "3", "video_url": "https://cdn.example.com/v.mp4"}
+    return task_id, it.callback_url(task_id), json.dumps(body).encode()
+
+
+def chunked(body: bytes) -> bytes:
+    """A body in two chunks, with a trailer."""
+    half = len(body) // 2
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:half], body[half:])) + b"0\r\nx-y: z\r\n\r\n"
+
+
+def halves(sent: bytes) -> Sequence[bytes]:
+    """Cut within the body."""
+    return sent[:-2], sent[-2:]
+
+
+SHAPES: dict[str, tuple[dict[str, Any], Any, int]] = {
+    "plain": ({}, bytes, 200),
+    "put": ({"method": "PUT"}, bytes, 200),
+    "closing": ({"fields": ["connection: close"]}, bytes, 200),
+    "1.0": ({"version": "1.0"}, bytes, 200),
+    "1.0 kept": ({"version": "1.0", "fields": ["connection: keep-alive"]}, bytes, 200),
+    "chunked": ({"fields": ["transfer-encoding: chunked"]}, chunked, 200),
+    "gzip": ({"fields": ["content-encoding: gzip"]}, gzip.compress, 200),
+    "odd type": ({"fields": ["content-type: text/é"]}, bytes, 200),
+    "no callback": ({"method": "PATCH"}, bytes, 405),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_both_ways_answer_alike(it: World, shape: str) -> None:
+    """Status, fields and body are the same, the connection stays or goes alike, and the task is told the same."""
+    given, packed, status = SHAPES[shape]
+    more = {name: value for name, value in given.items() if name != "fields"}
+    seen = []
+    for cut in (lambda sent: [sent], halves):
+        task_id, url, body = await rendering(it)
+        wire = await Wire.to(it)
+        await wire.say(*cut(request(url, packed(body), *given.get("fields", []), **more)))
+        answer = await wire.answer()
+        kept = answer[1].get("connection") != "close"
+        if kept:
+            await wire.say(request(url, b"", method="GET"))
+            assert (await wire.answer())[0] == 200
+        else:
+            assert await wire.ended() == b""
+        wire.writer.close()
+        assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d gmt", answer[1].pop("date"))
+        state, told = await it.state(task_id), [one["type"] for one in await it.timeline(task_id, "event")]
+        seen.append((answer, kept, state, told, await it.verdicts(task_id)))
+    assert seen[0] == seen[1]
+    assert seen[0][0][0] == status
+    if status == 200:
+        assert seen[0][2:] == ("succeeded", ["task.succeeded"], ["accepted"])
+
+
+async def test_who_would_rather_speak_another_protocol_is_answered_in_this_one(it: World) -> None:
+    """Java's client asks every plain server for HTTP/2.
+
+    The parser leaves the body to that protocol, so the task is looked up instead; and it would take the next request
+    for it, so the connection ends.
+    """
+    task_id, url, body = await rendering(it)
+    for cut in (lambda sent: [sent], halves):
+        wire = await Wire.to(it)
+        await wire.say(*cut(request(url, body, "connection: upgrade", "upgrade: h2c")))
+        answer = await wire.answer()
+        assert answer[::2] == GOOD
+        assert answer[1]["connection"] == "close"
+        assert await wire.ended() == b""
+        wire.writer.close()
+    assert await it.verdicts(task_id) == ["unreadable", "unreadable"]
+
+
+async def test_a_whole_callback_needs_no_task(it: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hooks of uvicorn are where they were: the long way is not gone. A body in two pieces does go it."""
+    task_id, url, body = await rendering(it)
+    went = []
+    long = callbacks.CallbackDoor.__call__
+
+    async def watched(self: Any, *args: Any) -> None:
+        went.append(args[0]["method"])
+        await long(self, *args)
+
+    monkeypatch.setattr(callbacks.CallbackDoor, "__call__", watched)
+    wire = await Wire.to(it)
+    await wire.say(request(url, body))
+    assert (await wire.answer())[::2] == GOOD
+    assert went == []
+    await wire.say(*halves(request(url, body)))
+    assert (await wire.answer())[::2] == GOOD
+    wire.writer.close()
+    assert went == ["POST"]
+    assert await it.verdicts(task_id) == ["accepted", "duplicate"]
+
+
+async def test_what_comes_together_is_answered_in_order(it: World) -> None:
+    """Callbacks, a question and nonsense behind one another in one piece: each its own answer, none twice."""
+    tasks = [await rendering(it) for _ in range(3)]
+    base = tasks[0][1].rpartition("/callbacks/")[0]
+    wire = await Wire.to(it)
+    await wire.say(
+        request(tasks[0][1], tasks[0][2])
+        + request(f"{base}/livez", b"", method="GET")
+        + request(tasks[1][1], tasks[1][2])
+        + request(f"{base}/nothing", b"", method="GET")
+        + request(tasks[2][1], tasks[2][2])
+    )
+    assert [(await wire.answer())[0] for _ in range(5)] == [200, 200, 200, 404, 200]
+    await wire.say(b"NONSENSE\r\n\r\n")
+    assert (await wire.answer())[0] == 400
+    assert await wire.ended() == b""
+    wire.writer.close()
+    for task_id, _, _ in tasks:
+        assert await it.verdicts(task_id) == ["accepted"]
+
+
+async def test_who_may_not_come_in_is_refused_alike(it: World) -> None:
+    """A forged token and one of no task: the same 404 by both ways."""
+    task_id, url, body = await rendering(it)
+    for bad in (url[:-1] + ("A" if url[-1] != "A" else "B"), callback_url_of(it.settings, "tsk_" + "0" * 26)):
+        answers = []
+        for cut in (lambda sent: [sent], halves):
+            wire = await Wire.to(it)
+            await wire.say(*cut(request(bad, body)))
+            answers.append(await wire.answer())
+            answers[-1][1].pop("date")
+            assert await wire.ended() == b""
+            wire.writer.close()
+        assert answers[0] == answers[1]
+        assert answers[0][0] == 404
+    assert await it.verdicts(task_id) == []
+
+
+async def test_a_continue_is_said_first(it: World) -> None:
+    """`Expect: 100-continue`, though the body is there already."""
+    _, url, body = await rendering(it)
+    wire = await Wire.to(it)
+    await wire.say(request(url, body, "expect: 100-continue"))
+    assert (await wire.answer())[0] == 100
+    assert (await wire.answer())[::2] == GOOD
+    wire.writer.close()
+
+
+async def test_what_is_not_committed_is_503(it: World) -> None:
+    """The store is out, and then it is not: the same connection hears both."""
+    assert it.service is not None
+    task_id, url, body = await rendering(it)
+    wire = await Wire.to(it)
+    with databases.outage(it.service.store):
+        await wire.say(request(url, body))
+        status, fields, _ = await wire.answer()
+        assert (status, fields["retry-after"]) == (503, "5")
+    await wire.say(request(url, body))
+    assert (await wire.answer())[::2] == GOOD
+    wire.writer.close()
+    assert await it.verdicts(task_id) == ["accepted"]
+
+
+@pytest.mark.parametrize("where", ["take", "soon", "accepted"])
+async def test_a_fault_of_ours_is_a_500_and_no_silence(
+    it: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """Whatever goes wrong in the door, the sender hears of it and sends again."""
+    assert it.service is not None
+    task_id, url, body = await rendering(it)
+
+    def fails(*_: object) -> None:
+        raise ArithmeticError("a fault of ours")
+
+    with monkeypatch.context() as patched:
+        if where == "soon":
+            # The long way is asked, which has another word with the store.
+            patched.setattr(it.service.store, "soon", fails)
+        elif where == "accepted":
+            patched.setattr(callbacks.CallbackDoor, "accepted", fails)
+        else:
+            patched.setattr(signing, "read", fails)
+        wire = await Wire.to(it)
+        await wire.say(request(url, body))
+        assert (await wire.answer())[0] == (200 if where == "soon" else 500)
+        wire.writer.close()
+    wire = await Wire.to(it)
+    await wire.say(request(url, body))
+    assert (await wire.answer())[::2] == GOOD
+    wire.writer.close()
+    assert (await it.verdicts(task_id))[0] == "accepted"
+
+
+async def test_a_store_that_takes_no_more_is_503(it: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused at once is answered by the long way, with its reason."""
+    assert it.service is not None
+    _, url, body = await rendering(it)
+
+    def full(_op: object) -> None:
+        raise StoreUnavailable("too many wait")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(it.service.store.writer, "run", full)
+        wire = await Wire.to(it)
+        await wire.say(request(url, body))
+        assert (await wire.answer())[0] == 503
+    wire.writer.close()
+
+
+async def test_who_goes_away_is_heard_all_the_same(it: World) -> None:
+    """The connection is gone before the commit: the callback is kept, and nobody is answered."""
+    assert it.service is not None
+    task_id, url, body = await rendering(it)
+    writer = it.service.store.writer
+    async with one_batch(it.service.store):
+        wire = await Wire.to(it)
+        await wire.say(request(url, body))
+        await until(lambda: writer.waiting > 0)
+        wire.writer.transport.abort()
+    await it.whole(task_id)
+    assert await it.verdicts(task_id) == ["accepted"]
+
+
+async def test_a_stop_waits_for_what_was_taken(it: World) -> None:
+    """A callback that waits for its commit when the stop comes is answered, and its connection closed."""
+    task_id, url, body = await rendering(it)
+    assert it.service is not None
+    wire = await Wire.to(it)
+    async with one_batch(it.service.store):
+        await wire.say(request(url, body))
+        await until(lambda: it.service is not None and it.service.store.writer.waiting > 0)
+        it.begin_stop()
+        await asyncio.sleep(0.3)  # uvicorn looks every tenth of a second
+    answer = await wire.answer()
+    assert answer[::2] == GOOD
+    assert answer[1]["connection"] == "close"
+    assert await wire.ended() == b""
+    wire.writer.close()
+    await it.restart()
+    assert await it.verdicts(task_id) == ["accepted"]
