@@ -141,6 +141,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+_under: list[str] = []
+
+
+@contextlib.contextmanager
+def under(*command: str) -> Iterator[None]:
+    """Servers that are started inside are started by this command, which has the same process id."""
+    _under[:] = command
+    try:
+        yield
+    finally:
+        _under.clear()
+
+
 @contextlib.asynccontextmanager
 async def _process(
     command: list[str], folder: Path, port: int, *, core: int | None = SERVER_CORE, env: dict[str, str] | None = None
@@ -149,7 +162,7 @@ async def _process(
     log, started = folder / f"log-{port}", time.perf_counter()
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [*_under, sys.executable, "-m", *command],
             cwd=folder,
             stdout=out,
             stderr=out,
