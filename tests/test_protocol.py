@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from receiver import signing
+from receiver.app.protocol import Protocol
 from receiver.errors import StoreUnavailable
 from receiver.web import callbacks
 from tests import databases
@@ -285,6 +286,58 @@ async def test_a_store_that_takes_no_more_is_503(it: World, monkeypatch: pytest.
         wire = await Wire.to(it)
         await wire.say(request(url, body))
         assert (await wire.answer())[0] == 503
+    wire.writer.close()
+
+
+async def test_nonsense_behind_a_callback_takes_nothing_from_it(it: World) -> None:
+    """Good, and in the same piece what is no HTTP: it is kept, the connection closed, nothing raised in the loop."""
+    assert it.service is not None
+    task_id, url, body = await rendering(it)
+    raised: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: raised.append(context))
+    try:
+        wire = await Wire.to(it)
+        async with one_batch(it.service.store):
+            await wire.say(request(url, body) + request(url, b"zz\r\nfoo", "transfer-encoding: chunked"))
+            assert (await wire.answer())[0] == 400
+        assert await wire.ended() == b""
+        await it.whole(task_id)
+    finally:
+        loop.set_exception_handler(None)
+    wire.writer.close()
+    assert await it.verdicts(task_id) == ["accepted"]
+    assert raised == []
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda sent: [sent], lambda sent: sent.partition(b"\r\n\r\n")[::2]], ids=["one", "two"]
+)
+async def test_a_body_that_breaks_off_is_noted(it: World, cut: Any) -> None:
+    """A token that is good and a body that is no HTTP: 400, and the timeline has it."""
+    task_id, url, _ = await rendering(it)
+    wire = await Wire.to(it)
+    head, *rest = cut(request(url, b"zz\r\nfoo", "transfer-encoding: chunked"))
+    await wire.say(head + b"\r\n\r\n" if rest else head, *rest)
+    assert (await wire.answer())[0] == 400
+    wire.writer.close()
+
+    async def noted() -> bool:
+        return await it.verdicts(task_id) == ["unreadable"]
+
+    await it.eventually(noted)
+
+
+async def test_a_connection_that_is_kept_keeps_no_body(it: World) -> None:
+    """It may be idle for half a minute, and there may be thousands."""
+    _, url, body = await rendering(it)
+    wire = await Wire.to(it)
+    await wire.say(request(url, body))
+    assert (await wire.answer())[::2] == GOOD
+    assert it._server is not None
+    kept = [one for one in it._server.server_state.connections if isinstance(one, Protocol) and one.cycle is not None]
+    assert len(kept) > 0
+    assert not any(one.cycle.body for one in kept)
     wire.writer.close()
 
 

@@ -17,7 +17,7 @@ def clock() -> datetime:
 
 
 class Entropy:
-    """Random bytes of the operating system, asked for by the page: ids want ten at a time, and a call costs more."""
+    """Random bytes of the operating system, by the page: ids want sixteen at a time, and a call costs more."""
 
     def __init__(self) -> None:
         """Nothing drawn yet."""

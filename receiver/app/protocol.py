@@ -114,7 +114,7 @@ class Protocol(HttpToolsProtocol):
         """Some of a request, one, or several."""
         super().data_received(data)
         cycle, self._held = self._held, None
-        if cycle is not None and not self.transport.is_closing():
+        if cycle is not None:
             super()._start_asgi_task(cycle, self.app)
 
     def _take(self, cycle: RequestResponseCycle) -> bool:
@@ -128,6 +128,7 @@ class Protocol(HttpToolsProtocol):
             taken = None
         if taken is None:
             return False
+        cycle.body = bytearray()  # the cycle stays until the next request
         # uvicorn waits for what is in here when it stops, and cancels it in the end.
         self.tasks.add(taken.future)  # type: ignore[arg-type]
         taken.future.add_done_callback(partial(self._answer, cycle, taken))
@@ -144,7 +145,7 @@ class Protocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, partial(taken.failed, error))
             return
         cycle.on_response = lambda: None  # as uvicorn does: it would keep the connection from being freed
-        if cycle.disconnected:
+        if cycle.disconnected or self.transport.is_closing():  # closing: what came behind it was no HTTP
             return
         cycle.response_started = cycle.response_complete = True
         date = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])

@@ -64,7 +64,8 @@ def count_no_memory() -> None:
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(_sqlite3.__file__)
         library.sqlite3_shutdown()
-        library.sqlite3_config(_MEMSTATUS, 0)
+        library.sqlite3_config.argtypes = [ctypes.c_int]  # what follows is variadic, which some machines pass otherwise
+        library.sqlite3_config(_MEMSTATUS, ctypes.c_int(0))
         library.sqlite3_initialize()
 
 
