@@ -21,7 +21,7 @@ from receiver.errors import StoreUnavailable
 from receiver.web import callbacks
 from tests import databases
 from tests.rooms import PATIENCE, one_batch, until
-from tests.world import callback_url_of, world
+from tests.world import PRO, body_of, callback_url_of, world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -111,6 +111,13 @@ SHAPES: dict[str, tuple[dict[str, Any], Any, int]] = {
     "chunked": ({"fields": ["transfer-encoding: chunked"]}, chunked, 200),
     "gzip": ({"fields": ["content-encoding: gzip"]}, gzip.compress, 200),
     "odd type": ({"fields": ["content-type: text/é"]}, bytes, 200),
+    "upgrade": (
+        {"fields": ["connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMA"]},
+        bytes,
+        200,
+    ),
+    "upgrade, then close": ({"fields": ["connection: close, upgrade", "upgrade: websocket"]}, bytes, 200),
+    "upgrade, chunked": ({"fields": ["connection: upgrade", "upgrade: x", "transfer-encoding: chunked"]}, chunked, 200),
     "no callback": ({"method": "PATCH"}, bytes, 405),
 }
 
@@ -143,21 +150,44 @@ async def test_both_ways_answer_alike(it: World, shape: str) -> None:
 
 
 async def test_who_would_rather_speak_another_protocol_is_answered_in_this_one(it: World) -> None:
-    """Java's client asks every plain server for HTTP/2.
-
-    The parser leaves the body to that protocol, so the task is looked up instead; and it would take the next request
-    for it, so the connection ends.
-    """
-    task_id, url, body = await rendering(it)
-    for cut in (lambda sent: [sent], halves):
+    """Java's client asks every plain server for HTTP/2: its submissions are read, and it is spoken to as it comes."""
+    wish = ["connection: upgrade, http2-settings", "upgrade: h2c", "http2-settings: AAMA"]
+    port = it.settings["server"]["port"]
+    base = f"http://127.0.0.1:{port}"
+    asked = json.dumps({"route": PRO, "input": body_of(PRO, "a cat")}).encode()
+    submission = request(
+        f"{base}/api/v1/tasks",
+        asked,
+        *wish,
+        "authorization: Bearer " + it.settings["security"]["api_keys"][0],
+        "content-type: application/json",
+    )
+    head, _, body = submission.partition(b"\r\n\r\n")
+    for cut in ([submission], [submission[:40], submission[40:]], [head + b"\r\n\r\n", body], halves(submission)):
         wire = await Wire.to(it)
-        await wire.say(*cut(request(url, body, "connection: upgrade", "upgrade: h2c")))
-        answer = await wire.answer()
-        assert answer[::2] == GOOD
-        assert answer[1]["connection"] == "close"
-        assert await wire.ended() == b""
+        await wire.say(*cut)
+        status, _, told = await wire.answer()
+        assert status in {201, 202}, told
+        await wire.say(request(f"{base}/livez", b"", *wish, method="GET"))
+        assert (await wire.answer())[0] == 200
         wire.writer.close()
-    assert await it.verdicts(task_id) == ["unreadable", "unreadable"]
+
+
+async def test_wishes_behind_one_another_are_many_requests(it: World) -> None:
+    """A thousand in one piece: each is read anew by itself, and answered in its turn."""
+    one = request("http://x/livez", b"", "connection: upgrade", "upgrade: h2c", method="GET")
+    wire = await Wire.to(it)
+    await wire.say(one * 1000)
+    assert {(await wire.answer())[0] for _ in range(1000)} == {200}
+    wire.writer.close()
+
+
+async def test_a_tunnel_is_not_dug(it: World) -> None:
+    """CONNECT is answered as any method that is not known, and the connection goes on or ends, but never hangs."""
+    wire = await Wire.to(it)
+    await wire.say(b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n\r\n")
+    assert (await wire.answer())[0] >= 400
+    wire.writer.close()
 
 
 async def test_a_whole_callback_needs_no_task(it: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,18 @@
-"""A connection is uvicorn's, with two shortcuts: an answer leaves in one piece, and a callback needs no task.
+"""A connection is uvicorn's, with two shortcuts and one mend.
 
-uvicorn writes an answer's head and its body apart, and each write is a system call. And it makes a task of each
-request, which for a callback, on the one hot path, is as dear as to read and check it.
+uvicorn writes an answer's head and its body apart, and each write is a system call: here an answer leaves in one piece.
+It makes a task of each request, which for a callback, on the one hot path, is as dear as to read and check it: a
+callback needs none. And it loses the body of whoever would rather speak HTTP/2, as Java's client does on every plain
+connection: here that wish is passed over, as HTTP lets a server do.
 """
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.web import RECEIVED
@@ -70,8 +74,11 @@ class Joined:
             self.write_whole(data)
 
 
+_WISHES: Final = frozenset({b"upgrade", b"http2-settings"})
+
+
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, with the two shortcuts.
+    """uvicorn's, with the two shortcuts and the mend.
 
     A request is begun when what has arrived is read to its end. If it is a callback and whole by then, as it nearly
     always is, the door takes it at once and its answer is written when its commit is done; all else goes uvicorn's way,
@@ -81,7 +88,8 @@ class Protocol(HttpToolsProtocol):
     _front: Front
     _wire: Joined
     _held: RequestResponseCycle | None = None
-    _arrives = False
+    _arrives = _wishes = False
+    _data = _anew = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection."""
@@ -90,12 +98,12 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A request arrives; it may have to wait for the one before it."""
+        if self.parser.should_upgrade() and self._get_upgrade() is not None:
+            self._wishes = True
+            return
         self._arrives = True
         super().on_headers_complete()
         self._arrives = False
-        if self.parser.should_upgrade():
-            # The parser takes what follows for another protocol, and the next request would be a 400.
-            self.cycle.keep_alive = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._arrives and app is self.app:
@@ -105,6 +113,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is whole."""
+        if self._wishes:  # all but its body, if it has one
+            return
         super().on_message_complete()
         cycle, self._held = self._held, None
         if cycle is not None and not self._take(cycle):
@@ -112,10 +122,41 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some of a request, one, or several."""
-        super().data_received(data)
+        while data:
+            self._data, self._anew = data, b""
+            super().data_received(data)
+            data = self._anew
+        self._data = b""
         cycle, self._held = self._held, None
         if cycle is not None:
             super()._start_asgi_task(cycle, self.app)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Have a request that wishes for another protocol read anew without that wish, and what follows it, too.
+
+        uvicorn asks for this while it handles the parser's `HttpParserUpgrade`, which says how far that has come.
+        """
+        if not self._wishes:  # CONNECT
+            super()._unsupported_upgrade_warning()
+            return
+        self._wishes = False
+        version = self.parser.get_http_version().encode()
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
+        for name, value in self.headers:
+            if name == b"connection":
+                head += [
+                    name,
+                    b": ",
+                    b", ".join(t for t in value.split(b",") if t.strip().lower() not in _WISHES),
+                    b"\r\n",
+                ]
+            elif name not in _WISHES:
+                head += [name, b": ", value, b"\r\n"]
+        error = sys.exception()
+        assert isinstance(error, httptools.HttpParserUpgrade)  # noqa: S101 -- see above
+        self._anew = b"".join([*head, b"\r\n", self._data[error.args[0] :]])
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
 
     def _take(self, cycle: RequestResponseCycle) -> bool:
         """Whether the door has it."""
