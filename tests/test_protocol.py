@@ -118,6 +118,7 @@ SHAPES: dict[str, tuple[dict[str, Any], Any, int]] = {
     ),
     "upgrade, then close": ({"fields": ["connection: close, upgrade", "upgrade: websocket"]}, bytes, 200),
     "upgrade, chunked": ({"fields": ["connection: upgrade", "upgrade: x", "transfer-encoding: chunked"]}, chunked, 200),
+    "upgrade, said twice": ({"fields": ["connection: upgrade", "upgrade: x", "connection: keep-alive"]}, bytes, 200),
     "no callback": ({"method": "PATCH"}, bytes, 405),
 }
 

@@ -98,7 +98,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A request arrives; it may have to wait for the one before it."""
-        if self.parser.should_upgrade() and self._get_upgrade() is not None:
+        if self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers):  # else it is CONNECT
             self._wishes = True
             return
         self._arrives = True
@@ -144,12 +144,8 @@ class Protocol(HttpToolsProtocol):
         head = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
         for name, value in self.headers:
             if name == b"connection":
-                head += [
-                    name,
-                    b": ",
-                    b", ".join(t for t in value.split(b",") if t.strip().lower() not in _WISHES),
-                    b"\r\n",
-                ]
+                tokens = [token for token in value.split(b",") if token.strip().lower() not in _WISHES]
+                head += [name, b": ", b",".join(tokens), b"\r\n"]
             elif name not in _WISHES:
                 head += [name, b": ", value, b"\r\n"]
         error = sys.exception()
