@@ -15,13 +15,13 @@ from receiver.records import Task
 from receiver.upstream import ROUTES
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123000, tzinfo=UTC)
-EVENT_ID = ids.event_id(1769860800123, b"\x07" * 10)
+EVENT_ID = ids.event_id(1769860800123, b"\x07" * 16)
 
 
 def test_it_has_exactly_the_members_of_a_real_event() -> None:
     """The same members in the same order as ingest writes them, none of the results empty."""
     data = json.loads(sample_event(event_id=EVENT_ID, now=NOW).data_json)
-    task = Task(id=ids.task_id(1, b"\x01" * 10), route="r", state="succeeded", created_at=NOW, input_json="{}")
+    task = Task(id=ids.task_id(1, b"\x01" * 16), route="r", state="succeeded", created_at=NOW, input_json="{}")
     assert list(data) == list(json.loads(event_data(task)))
     assert [name for name, value in data.items() if value is None] == ["failure", "failure_code"]
     assert (data["state"], data["code"], data["route"] in ROUTES) == ("succeeded", 200, True)

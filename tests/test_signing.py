@@ -20,11 +20,11 @@ from receiver.ids import EventId, TaskId
 OLD, NEW = "an-older-signing-key-of-32-characters", "a-newer-signing-key-of-32-characters"
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LATER = NOW + timedelta(hours=48)
-TASK = ids.task_id(1_769_860_800_000, bytes(range(10)))
-EVENT = ids.event_id(1_769_860_800_000, bytes(range(10)))
+TASK = ids.task_id(1_769_860_800_000, bytes(range(16)))
+EVENT = ids.event_id(1_769_860_800_000, bytes(range(16)))
 SECRETS = ("whsec_" + base64.b64encode(b"o" * 24).decode(), "whsec_" + base64.b64encode(b"n" * 32).decode())
 
-TASKS = st.builds(ids.task_id, st.integers(0, (1 << 48) - 1), st.binary(min_size=10, max_size=10))
+TASKS = st.builds(ids.task_id, st.integers(0, (1 << 48) - 1), st.binary(min_size=16, max_size=16))
 MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(2500, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 URL_SAFE = string.ascii_letters + string.digits + "-_."
 
@@ -86,7 +86,7 @@ def test_an_expired_forgery_is_forged() -> None:
 
 def test_the_parts_of_two_tokens_do_not_mix() -> None:
     """A signature is good for its own task and expiry alone."""
-    one, other = signing.mint([NEW], TASK, LATER), signing.mint([NEW], ids.task_id(1, b"x" * 10), LATER)
+    one, other = signing.mint([NEW], TASK, LATER), signing.mint([NEW], ids.task_id(1, b"x" * 16), LATER)
     assert flaw(other.rpartition(".")[0] + "." + one.rpartition(".")[2]) == "forged"
 
 

@@ -359,11 +359,9 @@ class Unit:
         self._insert(s.refusals, self._refusals)
         self._write(s.payload_add.sql, self._payloads)
         self._write(s.payload_drop.sql, self._dropped)
-        self._save(self._rates)
-        self._save(self._replays)
-        self._save(self._repeats)
-        if self._health is not None:
-            self._save(self._health)
+        for table in (self._rates, self._replays, self._repeats, self._health):
+            if table is not None:
+                self._save(table)
         if last and self.events:
             self._in_order()
             self._insert(s.events, self.events)
@@ -378,18 +376,15 @@ class Unit:
         self.events = [replace(event, seq=at) for at, event in enumerate(self.events, last - len(self.events) + 1)]
 
     def _save(self, table: _Table[Any]) -> None:
-        new, changed, rows = table.new, table.changed, table.rows
-        if new:
-            self._write_alike([(rows.insert(one), one) for one in new.values()])
-            new.clear()
-        if changed:
-            self._write_alike([(rows.update(before, after), after) for before, after in changed.values()])
-            changed.clear()
+        rows = table.rows
+        self._write_alike([(rows.insert(one), one) for one in table.new.values()])
+        self._write_alike([(rows.update(before, after), after) for before, after in table.changed.values()])
+        table.new.clear()
+        table.changed.clear()
 
     def _insert(self, rows: Rows[R], staged: list[R]) -> None:
-        if staged:
-            self._write_alike([(rows.insert(one), one) for one in staged])
-            staged.clear()
+        self._write_alike([(rows.insert(one), one) for one in staged])
+        staged.clear()
 
     def _write(self, sql: str, staged: list[Any]) -> None:
         if staged:
