@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import random
 import re
+from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -20,7 +23,7 @@ from receiver.app.protocol import Protocol
 from receiver.errors import StoreUnavailable
 from receiver.web import callbacks
 from tests import databases
-from tests.rooms import PATIENCE, one_batch, until
+from tests.rooms import PATIENCE, one_batch, task_of, until
 from tests.world import PRO, body_of, callback_url_of, world
 
 if TYPE_CHECKING:
@@ -232,6 +235,46 @@ async def test_what_comes_together_is_answered_in_order(it: World) -> None:
     wire.writer.close()
     for task_id, _, _ in tasks:
         assert await it.verdicts(task_id) == ["accepted"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_comes_in_whatever_pieces_is_answered_in_its_turn(it: World, seed: int) -> None:
+    """Pipelines of callbacks and questions, with wishes and without, chunked or not, cut anywhere: one answer each."""
+    assert it.service is not None
+    dice = random.Random(seed)
+    tasks = [await rendering(it) for _ in range(3)]
+    sent: Counter[str] = Counter()
+
+    def one() -> tuple[bytes, int]:
+        fields = []
+        if dice.random() < 0.4:
+            fields = [f"connection: {dice.choice(['upgrade', 'keep-alive, Upgrade'])}", "upgrade: h2c"]
+        if dice.random() < 0.3:
+            path, status = dice.choice([("livez", 200), ("nothing", 404)])
+            return request(f"http://x/{path}", b"", *fields, method="GET"), status
+        task_id, url, body = dice.choice(tasks)
+        sent[task_id] += 1
+        body = body.ljust(dice.choice([0, 500, 70_000]))
+        if dice.random() < 0.3:
+            return request(url, chunked(body), "transfer-encoding: chunked", *fields), 200
+        return request(url, body, *fields), 200
+
+    async def connection() -> None:
+        requests = [one() for _ in range(dice.randint(1, 5))]
+        data = b"".join(each for each, _ in requests)
+        cuts = sorted(dice.randint(0, len(data)) for _ in range(dice.choice([0, 1, 4])))
+        wire = await Wire.to(it)
+        said = asyncio.create_task(wire.say(*(data[a:b] for a, b in pairwise([0, *cuts, len(data)])), apart=0.002))
+        assert [(await wire.answer())[0] for _ in requests] == [status for _, status in requests]
+        await said
+        wire.writer.write_eof()
+        assert await wire.ended() == b""
+        wire.writer.close()
+
+    await asyncio.gather(*(connection() for _ in range(40)))
+    for task_id, _, _ in tasks:
+        assert (await task_of(it.service.store, task_id)).callbacks == sent[task_id]
+        assert "unreadable" not in await it.verdicts(task_id)
 
 
 async def test_who_may_not_come_in_is_refused_alike(it: World) -> None:
