@@ -37,6 +37,7 @@ PARTS = {
 """The goal table from the top; the last two have no goal, and only figures to know."""
 ASKED_FOR = {"instructions": measure_instructions}
 """Not among all: it wants valgrind, and counts what the others time."""
+KNOWN = PARTS | ASKED_FOR
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
         "parts",
         nargs="*",
         metavar="PART",
-        help=f"of {', '.join(PARTS)}, {', '.join(ASKED_FOR)}; default: all but the last",
+        help=f"of {', '.join(KNOWN)}; default: all but the last",
     )
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="of all sizes; 0.01 shows in a minute that it works")
@@ -55,10 +56,9 @@ def main() -> None:
         "--write", action="store_true", help="put tables and plots into docs/; the goal table if all of it was measured"
     )
     given = parser.parse_args()
-    known = PARTS | ASKED_FOR
-    unknown = [part for part in given.parts if part not in known]
+    unknown = [part for part in given.parts if part not in KNOWN]
     if unknown:
-        parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(known)}")
+        parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(KNOWN)}")
     if given.write and given.scale != 1:
         parser.error("--write is for the sizes that the documents tell of: --scale 1")
     measured = uvloop.run(measure(given.parts or list(PARTS), given.repetitions, given.scale, given.json))
@@ -78,7 +78,7 @@ async def measure(parts: list[str], repetitions: int, scale: float, path: Path |
         for part in parts:
             started = time.perf_counter()
             print(f"{part}:", flush=True)
-            some = await (PARTS | ASKED_FOR)[part](run)
+            some = await KNOWN[part](run)
             found.add(some)
             print(f"  {time.perf_counter() - started:.0f} s", flush=True)
     line = report.where(repetitions, began, (before, os.getloadavg()[0]))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from http.server import HTTPServer
+    from socketserver import TCPServer
 
 FIRST, PORTS, PROCESSES = 20_000, 1_500, 8
 """Linux gives outgoing connections 32768 and up."""
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(server: HTTPServer) -> Iterator[str]:
+def serving(server: TCPServer) -> Iterator[str]:
     """A server of the standard library, in a thread of its own: its URL over plain HTTP."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

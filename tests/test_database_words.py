@@ -9,7 +9,6 @@ import json
 import re
 import socketserver
 import struct
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from receiver.store.dialect.words import told as told_of
 from receiver.web import gateway, problems
 from tests import databases
 from tests.cli_world import receiver, write_config
-from tests.ports import free_port
+from tests.ports import free_port, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,15 +58,10 @@ def message(kind: bytes, body: bytes) -> bytes:
 @contextmanager
 def playing(answer: bytes) -> Iterator[str]:
     """Such a server: its URL."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), type("Made", (Playing,), {"answer": answer})) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"postgresql://me:{PASSWORD}@127.0.0.1:{server.server_address[1]}/db?gssencmode=disable"
-        finally:
-            server.shutdown()
-            thread.join()
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), type("Made", (Playing,), {"answer": answer}))
+    server.daemon_threads = True
+    with serving(server):
+        yield f"postgresql://me:{PASSWORD}@127.0.0.1:{server.server_address[1]}/db?gssencmode=disable"
 
 
 def refusing(code: str, words: str) -> bytes:

@@ -31,6 +31,7 @@ _OK: Final = b"HTTP/1.1 200 OK\r\n"
 _REST: Final = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(RECEIVED)
 _KEPT: Final = _REST + b"\r\n" + RECEIVED
 _CLOSED: Final = _REST + b"connection: close\r\n\r\n" + RECEIVED
+_WISHES: Final = frozenset({b"upgrade", b"http2-settings"})
 
 
 class Joined:
@@ -72,9 +73,6 @@ class Joined:
         if self._head:
             data, self._head = self._head, b""
             self.write_whole(data)
-
-
-_WISHES: Final = frozenset({b"upgrade", b"http2-settings"})
 
 
 class Protocol(HttpToolsProtocol):
