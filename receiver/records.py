@@ -126,6 +126,7 @@ class Inbox(msgspec.Struct, frozen=True):
     """One observation as it was received: a callback's or a lookup's raw body, and what was made of it.
 
     Attributes:
+        digest: of `raw`, to know a repeated callback by; empty for a task's first callback, and for lookups.
         asked: which lookup route gave it.
     """
 

@@ -145,9 +145,9 @@ def test_threads_share_one_heap() -> None:
 
 SQLITE = """
 import ctypes, sqlite3, sys, _sqlite3
-from receiver.store.dialect.sqlite import count_no_memory
+from receiver.store.dialect.sqlite import take_fewer_locks
 if sys.argv[1] == "uncounted":
-    count_no_memory()
+    take_fewer_locks()
 connection = sqlite3.connect(":memory:")
 connection.execute("CREATE TABLE some (thing)")
 used = ctypes.CDLL(_sqlite3.__file__).sqlite3_memory_used

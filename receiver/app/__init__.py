@@ -12,7 +12,7 @@ from receiver.app.chance import Entropy, clock
 from receiver.app.server import Server
 from receiver.app.service import Service
 from receiver.errors import StoreUnavailable
-from receiver.store.dialect.sqlite import count_no_memory
+from receiver.store.dialect.sqlite import take_fewer_locks
 
 if TYPE_CHECKING:
     from receiver.config import Config
@@ -27,7 +27,7 @@ async def serve(config: Config, *, host: str | None = None, port: int | None = N
         StoreUnavailable, ConfigError: it cannot start; see `Service.start`.
     """
     memory.keep_what_is_freed()
-    count_no_memory()
+    take_fewer_locks()
     service = await Service.start(config)
     try:
         here = config.server

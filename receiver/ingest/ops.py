@@ -57,8 +57,9 @@ class Callback(ReadsTask):
         before = unit.task(self.task_id)
         if before is None:
             raise NotFound("no such task")
-        digest = hashlib.sha256(self.body).digest()[:16]
-        known = before.callbacks > 0 and unit.is_known(self.task_id, "callback", digest)
+        # Most tasks are called back once: that body is compared as it is with those that follow, should there be any.
+        digest = hashlib.sha256(self.body).digest()[:16] if before.callbacks else b""
+        known = before.callbacks > 0 and unit.is_known(self.task_id, digest, self.body)
         task = replace(before, callbacks=before.callbacks + 1)
         judged = self._judge(task)
         verdict = judged.verdict

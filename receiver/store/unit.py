@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import bindparam, literal_column, select
+from sqlalchemy import and_, bindparam, func, literal_column, or_, select
 
 from receiver import records
 from receiver.store import schema
@@ -46,16 +46,10 @@ class Statements:
             select(*self.deliveries.columns).where(dialect.among(schema.deliveries.c.id, "ids")).with_for_update(), core
         )
         inbox = schema.inbox.c
-        self.digest_known = Prepared(
-            select(inbox.verdict)
-            .where(
-                inbox.task_id == bindparam("task_id"),
-                inbox.digest == bindparam("digest"),
-                inbox.via == bindparam("via"),
-            )
-            .limit(1),
-            core,
-        )
+        of_task = and_(inbox.task_id == bindparam("task_id"), inbox.via == literal_column("'callback'"))
+        as_it_is = and_(func.length(inbox.digest) == literal_column("0"), inbox.raw == bindparam("raw"))
+        is_alike = or_(inbox.digest == bindparam("digest"), as_it_is)
+        self.body_known = Prepared(select(inbox.verdict).where(of_task, is_alike).limit(1), core)
         self.destinations = Rows(records.Health, schema.destinations, core)
         self.every_health = Prepared(select(*self.destinations.columns), core)
         own = schema.destinations.c.name == bindparam("name")
@@ -142,7 +136,6 @@ class Unit:
         self._replays = _Table(statements.replays)
         self._repeats = _Table(statements.repeats)
         self._inbox: list[Inbox] = []
-        self._digests: set[tuple[str, str, bytes]] = set()
         self.events: list[Event] = []
         self.leased: list[Delivery] = []
         self._attempts: list[Attempt] = []
@@ -195,18 +188,17 @@ class Unit:
 
     # -- what was said -------------------------------------------------------------------------------------------
 
-    def is_known(self, task_id: TaskId, via: str, digest: bytes) -> bool:
-        """Whether the same bytes have been kept for this task before."""
-        if (task_id, via, digest) in self._digests:
+    def is_known(self, task_id: TaskId, digest: bytes, raw: bytes) -> bool:
+        """Whether a callback of the same bytes has been kept for this task before."""
+        if any(kept.task_id == task_id and kept.via == "callback" and kept.raw == raw for kept in self._inbox):
             return True
-        known = self._statements.digest_known
-        row = self._connection.execute(known.sql, known.values(task_id=task_id, digest=digest, via=via)).fetchone()
-        return row is not None
+        known = self._statements.body_known
+        named = known.values(task_id=task_id, digest=digest, raw=raw)
+        return self._connection.execute(known.sql, named).fetchone() is not None
 
     def add_inbox(self, row: Inbox) -> None:
         """Stage a raw observation."""
         self.changes += 1
-        self._digests.add((row.task_id, row.via, row.digest))
         self._inbox.append(row)
 
     def add_event(self, event: Event) -> None:

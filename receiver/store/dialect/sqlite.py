@@ -51,20 +51,22 @@ _PRAGMAS = (
 sqlite3.register_adapter(type(None), {None: None}.get)
 sqlite3.register_adapter(bytes, operator.itemgetter(slice(None)))
 
-_MEMSTATUS = 9
-"""sqlite3.h: SQLITE_CONFIG_MEMSTATUS."""
+_MULTITHREAD, _MEMSTATUS = 2, 9
+"""sqlite3.h: SQLITE_CONFIG_MULTITHREAD, SQLITE_CONFIG_MEMSTATUS."""
 
 
-def count_no_memory() -> None:
-    """Have the library not keep count of its memory, for which it takes a lock at each piece (130 a callback).
+def take_fewer_locks() -> None:
+    """Have the library take no lock for each cell, and none to keep count of its memory (hundreds a callback).
 
-    To be called before this process has opened any database, since the library is set up anew. A library that is part
-    of the interpreter is left as it is.
+    A connection is then only safe with one thread at a time, which all of ours are: the writer has its own, the pool
+    lends the others. To be called before this process has opened any database, since the library is set up anew. A
+    library that is part of the interpreter is left as it is.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(_sqlite3.__file__)
         library.sqlite3_shutdown()
         library.sqlite3_config.argtypes = [ctypes.c_int]  # what follows is variadic, which some machines pass otherwise
+        library.sqlite3_config(_MULTITHREAD)
         library.sqlite3_config(_MEMSTATUS, ctypes.c_int(0))
         library.sqlite3_initialize()
 
