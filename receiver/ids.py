@@ -26,8 +26,8 @@ def write(ms: int, entropy: bytes) -> str:
     Raises:
         ValueError: `entropy` is not sixteen bytes, or `ms` does not fit 48 bits.
     """
-    if len(entropy) != ENTROPY_BYTES or not 0 <= ms < 1 << 48:
-        raise ValueError("an id is made of 48 bits of time and sixteen random bytes")
+    if len(entropy) != ENTROPY_BYTES:
+        raise ValueError(f"an id is made of sixteen random bytes, not {len(entropy)}")
     # A byte for each digit: ten bytes, whose bits are put together and taken apart, cost three times as much.
     return _moment(ms) + entropy.translate(_DIGITS).decode()
 
@@ -35,6 +35,8 @@ def write(ms: int, entropy: bytes) -> str:
 @lru_cache(maxsize=8)
 def _moment(ms: int) -> str:
     """The first ten characters; many ids are made in one millisecond."""
+    if not 0 <= ms < 1 << 48:
+        raise ValueError(f"an id's time is 48 bits of milliseconds, not {ms}")
     return "".join([_ALPHABET[(ms >> shift) & 31] for shift in range(45, -1, -5)])
 
 

@@ -23,6 +23,7 @@ import traceback
 from collections import deque
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
 from urllib.parse import quote
 
@@ -178,10 +179,7 @@ _timestamp: Final = _Clock()
 
 def _line(_logger: Any, level: str, given: MutableMapping[str, Any]) -> bytes:
     """The one processor: the fields in their order, as JSON. `_Out` searches it for secrets, many lines at once."""
-    line: dict[str, Any] = {"timestamp": None, "level": None, "event": None}
-    for name in IDS_FIRST:
-        if name in given:
-            line[name] = None
+    line: dict[str, Any] = dict.fromkeys(_ordered(*given))
     line.update(given)  # a key that is there keeps its place
     asked = request_id.get()  # 15 ns; structlog's own way costs ten times that, on every line of the hot path
     if asked is not None:
@@ -190,6 +188,12 @@ def _line(_logger: Any, level: str, given: MutableMapping[str, Any]) -> bytes:
     if "exc_info" in line:
         _with_traceback(line)
     return _json(line)
+
+
+@lru_cache(maxsize=1024)
+def _ordered(*given: str) -> tuple[str, ...]:
+    """What a line begins with; each place in the program gives the same names time and again."""
+    return ("timestamp", "level", "event", *[name for name in IDS_FIRST if name in given])
 
 
 def redact_json(document: bytes) -> bytes:

@@ -343,7 +343,7 @@ class Service(RuleBasedStateMachine):
         """All of them, as stored."""
         rows = self.store.tasks.rows
         found = self.disk.execute(f"SELECT {', '.join(column.name for column in rows.columns)} FROM tasks").fetchall()
-        return {task.id: task for task in rows.decode_all(found)}
+        return {task.id: task for task in rows.decode(found)}
 
     @invariant()
     def tasks_keep_to_their_way(self) -> None:

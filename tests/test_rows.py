@@ -21,6 +21,7 @@ ROWS: Rows[Any] = Rows(Refusal, schema.refusals, SQLite.core)
 @example(0)
 def test_a_time_is_read_as_it_was_written(ms: int) -> None:
     """To the millisecond, in whatever century: what a double of seconds cannot hold goes another way."""
-    refusal = ROWS.decode(["ref_1", ms, "forged", "POST", 5])
+    (refusal,) = ROWS.decode([["ref_1", ms, "forged", "POST", 5]])
     assert refusal.at == from_ms(ms)
-    assert ROWS.insert(refusal).encode(refusal)[1] == ms
+    ((_, written, *_),) = ROWS.insert(refusal).encode([refusal])
+    assert written == ms

@@ -190,7 +190,7 @@ class Claim(Reads):
         if not leased:
             return []
         asked = self.store.dialect.values(delivery.event_id for delivery in leased)
-        rows = self.store.events.rows.decode_all(unit.select(self.store.events.by_id, ids=asked))
+        rows = self.store.events.rows.decode(unit.select(self.store.events.by_id, ids=asked))
         events = {event.id: event for event in (*rows, *unit.events)}
         return [(delivery, events[delivery.event_id]) for delivery in leased if delivery.event_id in events]
 

@@ -75,11 +75,12 @@ class Deliverer:
 
     def wake(self, destination: str | None = None, due_at: datetime | None = None) -> None:
         """Something is due: for one destination or for any, now or at a time."""
+        now = self.clock()
         for name in self._lanes if destination is None else (destination,):
             lane = self._lanes.get(name)
-            if lane is None or (due_at is not None and lane.is_held(self.clock())):
+            if lane is None or (due_at is not None and lane.is_held(now)):
                 continue
-            if due_at is None or due_at <= self.clock():
+            if due_at is None or due_at <= now:
                 lane.due = True
             elif lane.due_at is None or due_at < lane.due_at:
                 lane.due_at = due_at

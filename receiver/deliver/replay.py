@@ -217,7 +217,7 @@ class Replayer:
             names=self.store.dialect.values(names),
             limit=STEP,
         )
-        seen = self.store.deliveries.rows.decode_all(rows)
+        seen = self.store.deliveries.rows.decode(rows)
         return Found(
             replay,
             # One that was still on its way when the replay was asked for has only just said what it has to say.

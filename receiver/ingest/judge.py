@@ -17,13 +17,13 @@ import msgspec
 from msgspec.structs import replace
 
 from receiver import lifecycle
-from receiver.records import Observation
+from receiver.records import Observation, Task, Verdict
 from receiver.upstream.base import outcome_code
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from receiver.records import Task, Verdict, Via
+    from receiver.records import Via
 
 Confirm = Literal["odd", "always", "never"]
 
@@ -57,8 +57,7 @@ class Polling:
         return now + wait * (1 + self.jitter * draw)
 
 
-@dataclass(slots=True)
-class Judgement:
+class Judgement(msgspec.Struct):
     """What one observation makes of a task.
 
     Attributes:

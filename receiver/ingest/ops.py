@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace
 
 from receiver import ids, lifecycle
+from receiver.envelope import Envelope
 from receiver.errors import NotFound
+from receiver.ids import TaskId
 from receiver.ingest.judge import MISSING_LOOKUPS, Judgement, judge, lose, unreadable
-from receiver.ingest.record import Recorded, settle
+from receiver.ingest.record import Recorded, Rulebook, settle
 from receiver.records import Inbox, Task
 from receiver.store import ReadsTask
 from receiver.upstream import ROUTES
 from receiver.upstream.reading import has_word
 
 if TYPE_CHECKING:
-    from receiver.envelope import Envelope
-    from receiver.ids import TaskId
-    from receiver.ingest.record import Rulebook
     from receiver.records import LookupRoute, Observation
     from receiver.store import Unit
 
@@ -32,8 +31,7 @@ WAKE_SPACING = timedelta(seconds=5)
 """A GET on a callback URL wakes the poller at most this often (contract 4.1)."""
 
 
-@dataclass(slots=True)
-class Callback(ReadsTask):
+class Callback(msgspec.Struct, ReadsTask):
     """The op of one callback. Its answer comes after the commit.
 
     Attributes:
@@ -171,7 +169,7 @@ class Lookup(ReadsTask):
             task = replace(task, missing_count=0, missing_since_at=None)  # five in a row are wanted
         judged = self._give_up(self._judge(task))
         if not judged.moved or judged.task.state not in lifecycle.TERMINAL:
-            judged = dataclasses.replace(judged, task=self._schedule(before, judged))
+            judged = replace(judged, task=self._schedule(before, judged))
         into = Recorded(task, judged.verdict, judged.detail)
         settle(unit, before, judged, self.rules, self.at, into)
         self._keep(unit, before, judged)
@@ -183,8 +181,8 @@ class Lookup(ReadsTask):
         judged = judge(task, self.seen, "poll", self.rules.confirm, self.at)
         urlless = judged.verdict == "odd" and "no-url" in self.seen.oddities
         if urlless:
-            judged = dataclasses.replace(judged, task=replace(judged.task, urlless_count=judged.task.urlless_count + 1))
-        return dataclasses.replace(judged, look="no")  # the schedule below says when
+            judged = replace(judged, task=replace(judged.task, urlless_count=judged.task.urlless_count + 1))
+        return replace(judged, look="no")  # the schedule below says when
 
     def _give_up(self, judged: Judgement) -> Judgement:
         """The task as lost, where the rules of contract section 1 say so; only an answer can say it."""

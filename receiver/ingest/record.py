@@ -8,19 +8,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import msgspec
 import orjson
 from msgspec.structs import replace
 
 from receiver import health, ids, routing
 from receiver.ids import TaskId
 from receiver.ingest.judge import Polling
-from receiver.records import Delivery, Event, Task
+from receiver.records import Delivery, Event, Task, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from receiver.ingest.judge import Confirm, Judgement
-    from receiver.records import Verdict
     from receiver.routing import Match, Rule
     from receiver.store import Unit
 
@@ -65,8 +65,7 @@ class Rulebook:
     confirm: Confirm = "odd"
 
 
-@dataclass(slots=True)
-class Born:
+class Born(msgspec.Struct):
     """The events an op recorded and their deliveries, for those who act after the commit.
 
     Attributes:
@@ -74,13 +73,12 @@ class Born:
         waiting: deliveries that were born pending.
     """
 
-    events: list[Event] = field(default_factory=list)
-    leased: list[tuple[Delivery, Event]] = field(default_factory=list)
-    waiting: list[Delivery] = field(default_factory=list)
+    events: list[Event] = []
+    leased: list[tuple[Delivery, Event]] = []
+    waiting: list[Delivery] = []
 
 
-@dataclass(slots=True)
-class Recorded:
+class Recorded(msgspec.Struct):
     """What an op made of a task, for those who act after the commit.
 
     Attributes:
@@ -90,7 +88,7 @@ class Recorded:
     task: Task
     verdict: Verdict | None = None
     detail: str = ""
-    born: Born = field(default_factory=Born)
+    born: Born = msgspec.field(default_factory=Born)
     look: bool = False
     moved: bool = False
 

@@ -96,7 +96,7 @@ class DeliveryQuestions:
 
     def get(self, connection: Connection, delivery_id: DeliveryId) -> Delivery | None:
         """One delivery."""
-        found = self.rows.decode_all(connection.execute(select(*COLUMNS).where(deliveries.c.id == delivery_id)))
+        found = self.rows.decode(connection.execute(select(*COLUMNS).where(deliveries.c.id == delivery_id)))
         return found[0] if found else None
 
     def page(
@@ -120,7 +120,7 @@ class DeliveryQuestions:
             question = question.where(c.task_id == task_id)
         if before is not None:
             question = question.where(c.id < before)
-        return self.rows.decode_all(connection.execute(question))
+        return self.rows.decode(connection.execute(question))
 
     def matched(
         self,
@@ -150,12 +150,12 @@ class DeliveryQuestions:
     def of_task(self, connection: Connection, task_id: TaskId) -> list[Delivery]:
         """The deliveries of a task's events, oldest first."""
         question = select(*COLUMNS).where(deliveries.c.task_id == task_id).order_by(deliveries.c.id)
-        return self.rows.decode_all(connection.execute(question))
+        return self.rows.decode(connection.execute(question))
 
     def attempts_of_task(self, connection: Connection, task_id: TaskId) -> list[Attempt]:
         """All attempts made for a task, oldest first."""
         question = select(*ATTEMPT_COLUMNS).where(attempts.c.task_id == task_id).order_by(attempts.c.started_at)
-        return self.attempt_rows.decode_all(connection.execute(question))
+        return self.attempt_rows.decode(connection.execute(question))
 
     def attempts_of(self, connection: Connection, given: Sequence[Delivery]) -> dict[DeliveryId, list[Attempt]]:
         """The attempts of some deliveries, oldest first."""
@@ -166,7 +166,7 @@ class DeliveryQuestions:
             .order_by(c.delivery_id, c.number)
         )
         found: dict[DeliveryId, list[Attempt]] = {one.id: [] for one in given}
-        for attempt in self.attempt_rows.decode_all(connection.execute(question)):
+        for attempt in self.attempt_rows.decode(connection.execute(question)):
             found[attempt.delivery_id].append(attempt)
         return found
 

@@ -29,7 +29,7 @@ class HealthQuestions:
 
     def all(self, connection: Connection) -> dict[str, Health]:
         """The health of those that ever failed or were paused."""
-        found = self.rows.decode_all(connection.execute(select(*COLUMNS)))
+        found = self.rows.decode(connection.execute(select(*COLUMNS)))
         return {health.name: health for health in found}
 
 
@@ -46,7 +46,7 @@ class ReplayQuestions:
 
     def get(self, connection: Connection, replay_id: ReplayId) -> Replay | None:
         """One replay."""
-        found = self.rows.decode_all(connection.execute(select(*REPLAY_COLUMNS).where(replays.c.id == replay_id)))
+        found = self.rows.decode(connection.execute(select(*REPLAY_COLUMNS).where(replays.c.id == replay_id)))
         return found[0] if found else None
 
     def page(self, connection: Connection, *, before: ReplayId | None = None, limit: int) -> list[Replay]:
@@ -54,4 +54,4 @@ class ReplayQuestions:
         question = select(*REPLAY_COLUMNS).order_by(replays.c.id.desc()).limit(limit)
         if before is not None:
             question = question.where(replays.c.id < before)
-        return self.rows.decode_all(connection.execute(question))
+        return self.rows.decode(connection.execute(question))

@@ -37,17 +37,17 @@ class EventQuestions:
     def of_task(self, connection: Connection, task_id: TaskId) -> list[Event]:
         """A task's events, oldest first."""
         question = select(*COLUMNS).where(events.c.task_id == task_id).order_by(events.c.id)
-        return self.rows.decode_all(connection.execute(question))
+        return self.rows.decode(connection.execute(question))
 
     def feed(self, connection: Connection, after: int, limit: int) -> list[Event]:
         """The events that follow a place in the feed, in the order of their commits."""
         question = select(*COLUMNS).where(events.c.seq > after).order_by(events.c.seq).limit(limit)
-        return self.rows.decode_all(connection.execute(question))
+        return self.rows.decode(connection.execute(question))
 
     def observations_of_task(self, connection: Connection, task_id: TaskId) -> list[Inbox]:
         """Every observation kept of a task, oldest first."""
         question = select(*INBOX_COLUMNS).where(inbox.c.task_id == task_id).order_by(inbox.c.id)
-        return self.inbox_rows.decode_all(connection.execute(question))
+        return self.inbox_rows.decode(connection.execute(question))
 
     def answers(self, connection: Connection, task_id: TaskId, route: LookupRoute) -> list[Inbox]:
         """What that lookup route said of a task since it ended, newest first; few."""
@@ -58,12 +58,12 @@ class EventQuestions:
             .order_by(c.id.desc())
             .limit(10)
         )
-        return self.inbox_rows.decode_all(connection.execute(question))
+        return self.inbox_rows.decode(connection.execute(question))
 
     def refused(self, connection: Connection, limit: int) -> list[Refusal]:
         """The last refused callbacks, newest first."""
         question = select(*REFUSAL_COLUMNS).order_by(refusals.c.id.desc()).limit(limit)
-        return self.refusal_rows.decode_all(connection.execute(question))
+        return self.refusal_rows.decode(connection.execute(question))
 
     def count(self, connection: Connection) -> int:
         """How many events there are."""

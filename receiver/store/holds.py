@@ -93,7 +93,7 @@ class Holds:
             raise
 
     def _look(self, session: PostgresSession, now: datetime) -> dict[str, Health]:
-        found = self._rows.decode_all(session.execute(self._question.sql, self._question.values(now=now)))
+        found = self._rows.decode(session.execute(self._question.sql, self._question.values(now=now)))
         return {health.name: health for health in found}
 
     def _hang_up(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from itertools import compress
-from operator import attrgetter, is_not
+from operator import attrgetter, is_not, pos
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -61,10 +61,10 @@ class Prepared:
 
 
 class Write(NamedTuple):
-    """An INSERT or UPDATE of some columns, and how a record becomes its parameters."""
+    """An INSERT or UPDATE of some columns, and how records become its parameters."""
 
     sql: str
-    encode: Callable[[Any], Sequence[Any]]
+    encode: Callable[[Iterable[Any]], list[Sequence[Any]]]
 
 
 def _cell(value: Any) -> Any:
@@ -75,7 +75,7 @@ class Rows(Generic[R]):
     """One table's rows as records of one struct.
 
     Attributes:
-        columns: to select; `decode` makes a record of a row of them.
+        columns: to select; `decode` makes records of rows of them.
         key: the field by which a record is known: the first of the primary key.
     """
 
@@ -132,10 +132,6 @@ class Rows(Generic[R]):
         order = [name.removesuffix("_") for name in prepared.order]
         return Write(prepared.sql, _encoder(order, self._table, self._core))
 
-    def decode_all(self, rows: Iterable[Sequence[Any]]) -> list[R]:
-        """The records of many rows."""
-        return [self.decode(row) for row in rows]
-
 
 def _is_time(column: Any) -> bool:
     return isinstance(column.type, BigInteger) and (column.name == "at" or column.name.endswith(("_at", "_until")))
@@ -151,36 +147,48 @@ def _absent(field: msgspec.structs.FieldInfo, column: Any) -> Any:
     return field.default if _WRITTEN.get(repr(field.default), "") == by_itself else msgspec.NODEFAULT
 
 
-def _decoder(struct: type[R], columns: Sequence[Any]) -> Callable[[Sequence[Any]], R]:
-    """The record of a row selected as `columns`."""
+def _decoder(struct: type[R], columns: Sequence[Any]) -> Callable[[Iterable[Sequence[Any]]], list[R]]:
+    """The records of rows selected as `columns`."""
     times = [i for i, column in enumerate(columns) if _is_time(column)]
     flags = [i for i, column in enumerate(columns) if _is_flag(column)]
 
-    def decode(row: Sequence[Any]) -> R:
-        cells = list(row)
+    def decode(rows: Iterable[Sequence[Any]]) -> list[R]:
+        # Column by column: most times of most tasks are NULL, and that is seen at once for all of them.
+        cells: list[Any] = list(zip(*rows, strict=True))
+        if not cells:
+            return []
         for i in times:
-            if (ms := cells[i]) is not None:  # four to a task: 0.2 us each instead of 0.35
-                cells[i] = datetime.fromtimestamp(ms / 1000, UTC) if ms < _EXACT_BELOW else from_ms(ms)
+            if not _is_empty(column := cells[i]):
+                cells[i] = [None if ms is None else _time(ms) for ms in column]
         for i in flags:
-            cells[i] = cells[i] == 1
-        return struct(*cells)
+            cells[i] = map(bool, cells[i])
+        return list(map(struct, *cells))
 
     return decode
 
 
-def _encoder(order: Sequence[str], table: Table, core: CoreDialect) -> Callable[[Any], Sequence[Any]]:
+def _time(ms: int) -> datetime:
+    """As `from_ms`, in 0.2 us instead of 0.35 where a double is exact enough."""
+    return datetime.fromtimestamp(ms / 1000, UTC) if ms < _EXACT_BELOW else from_ms(ms)
+
+
+def _is_empty(column: Sequence[Any]) -> bool:
+    return column.count(None) == len(column)
+
+
+def _encoder(order: Sequence[str], table: Table, core: CoreDialect) -> Callable[[Iterable[Any]], list[Sequence[Any]]]:
     get = attrgetter(*order)
     times = [i for i, name in enumerate(order) if _is_time(table.c[name])]
     # SQLite's driver would look for an adapter of each, see dialect/sqlite.py
     flags = [] if core.supports_native_boolean else [i for i, name in enumerate(order) if _is_flag(table.c[name])]
 
-    def encode(record: Any) -> Sequence[Any]:
-        cells = list(get(record))
+    def encode(records: Iterable[Any]) -> list[Sequence[Any]]:
+        cells: list[Any] = list(zip(*map(get, records), strict=True))
         for i in times:
-            if (at := cells[i]) is not None:
-                cells[i] = (at - _EPOCH) // _MS
+            if not _is_empty(column := cells[i]):
+                cells[i] = [None if at is None else (at - _EPOCH) // _MS for at in column]
         for i in flags:
-            cells[i] = +cells[i]
-        return cells
+            cells[i] = map(pos, cells[i])
+        return list(zip(*cells, strict=True))
 
     return encode

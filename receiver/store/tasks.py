@@ -74,7 +74,7 @@ class TaskQuestions:
     def get(self, connection: Connection, task_id: TaskId) -> Task | None:
         """One task."""
         row = connection.execute(select(*COLUMNS).where(tasks.c.id == task_id)).first()
-        return self.rows.decode(row) if row else None
+        return self.rows.decode([row])[0] if row else None
 
     def by_upstream_id(self, connection: Connection, upstream_id: str) -> Task | None:
         """The task that the upstream calls so; of several the newest.
@@ -94,7 +94,7 @@ class TaskQuestions:
             named = and_(period.in_(range(first, first + many)), c.upstream_id == upstream_id)
             row = connection.execute(select(*COLUMNS).where(named).order_by(*in_order).limit(1)).first()
             if row is not None:
-                return self.rows.decode(row)
+                return self.rows.decode([row])[0]
             before, many = first << PERIOD_BITS, min(8 * many, MOST_PARTS)
 
     def listed(
@@ -118,7 +118,7 @@ class TaskQuestions:
             question = question.where(c.created_at >= to_ms(since))
         if before is not None:
             question = question.where(tuple_(c.created_at, c.id) < (to_ms(before[0]), before[1]))
-        return self.rows.decode_all(connection.execute(question))
+        return self.rows.decode(connection.execute(question))
 
     def counts(self, connection: Connection) -> dict[str, int]:
         """How many tasks are in each state."""

@@ -155,7 +155,7 @@ class Unit:
         if new:
             table.known.update(dict.fromkeys(new))
             found = self._connection.execute(prepared.sql, prepared.values(ids=self._statements.dialect.values(new)))
-            table.learn(table.rows.decode_all(found))
+            table.learn(table.rows.decode(found))
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class Unit:
             statements = self._statements
             self._health = _Table(statements.destinations)
             found = self._connection.execute(statements.every_health.sql)
-            self._health.learn(statements.destinations.decode_all(found))
+            self._health.learn(statements.destinations.decode(found))
         return self._health
 
     def health(self, name: str) -> Health:
@@ -265,7 +265,7 @@ class Unit:
         self._owned.add(name)
         own = self._statements.own_health
         found = self._connection.execute(own.sql, own.values(name=name))
-        self._healths().learn(self._statements.destinations.decode_all(found))
+        self._healths().learn(self._statements.destinations.decode(found))
         return self.health(name)
 
     def every_health(self) -> list[Health]:
@@ -331,13 +331,13 @@ class Unit:
 
     def tasks_where(self, prepared: Prepared, **named: Any) -> list[Task]:
         """Tasks that a question finds; they are then known to this unit."""
-        tasks = self._statements.tasks.decode_all(self.select(prepared, **named))
+        tasks = self._statements.tasks.decode(self.select(prepared, **named))
         self._tasks.learn(tasks)
         return tasks
 
     def deliveries_where(self, prepared: Prepared, **named: Any) -> list[Delivery]:
         """Deliveries that a question finds; they are then known to this unit."""
-        deliveries = self._statements.deliveries.decode_all(self.select(prepared, **named))
+        deliveries = self._statements.deliveries.decode(self.select(prepared, **named))
         self._deliveries.learn(deliveries)
         return deliveries
 
@@ -387,6 +387,6 @@ class Unit:
         """One executemany for each set of columns; most of a batch has the same."""
         alike: dict[str, tuple[Write, list[Any]]] = {}
         for write, record in staged:
-            alike.setdefault(write.sql, (write, []))[1].append(write.encode(record))
-        for write, cells in alike.values():
-            self._connection.executemany(write.sql, cells)
+            alike.setdefault(write.sql, (write, []))[1].append(record)
+        for write, records_ in alike.values():
+            self._connection.executemany(write.sql, write.encode(records_))

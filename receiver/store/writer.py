@@ -24,6 +24,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
+import msgspec
+
 from receiver.errors import ReceiverError, StoreUnavailable, StoreUnsure
 from receiver.store.marks import Marks
 from receiver.store.unit import Statements, Unit
@@ -101,14 +103,11 @@ class ReadsTask(Reads):
         return (self.task_id,)
 
 
-class _Waiting(Generic[T]):
-    __slots__ = ("error", "future", "op", "value")
-
-    def __init__(self, op: Op[T], future: asyncio.Future[T]) -> None:
-        self.op = op
-        self.future = future
-        self.value: T | None = None
-        self.error: BaseException | None = None
+class _Waiting(msgspec.Struct, Generic[T]):
+    op: Op[T]
+    future: asyncio.Future[T]
+    value: T | None = None
+    error: BaseException | None = None
 
 
 class Writer:

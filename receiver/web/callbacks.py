@@ -6,24 +6,26 @@ disk, whatever the body says; whoever has not gets one and the same 404, cheaply
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from receiver import envelope, signing
 from receiver.errors import EnvelopeError, NotFound, ReceiverError, StoreUnavailable, TokenError, TooLarge
-from receiver.ingest import Callback, Wake
+from receiver.ingest import Callback, Recorded, Wake
 from receiver.web.asgi import Gone, answer, header, read_body
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from starlette.types import Receive, Scope, Send
 
     from receiver.ids import TaskId
-    from receiver.ingest import After, Recorded, Rulebook
+    from receiver.ingest import After, Rulebook
     from receiver.logs import Logger
     from receiver.store import Store
     from receiver.sweep import Refusals
@@ -39,14 +41,15 @@ _READING = frozenset({"GET", "HEAD"})
 _WRITING = frozenset({"POST", "PUT"})
 
 
-@dataclass(slots=True, repr=False)  # a loop that logs a callback of its own would tell of the body
-class Taken:
+class Taken(msgspec.Struct):
     """A callback that the door has taken in one piece: the store is at it."""
 
     door: CallbackDoor
     op: Callback
     started: float
     future: asyncio.Future[Recorded]
+
+    __repr__ = object.__repr__  # a loop that logs a callback of its own would tell of the body
 
     def accepted(self, recorded: Recorded) -> None:
         """It is committed."""
