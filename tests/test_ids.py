@@ -51,5 +51,5 @@ def test_each_kind_has_its_prefix() -> None:
 @pytest.mark.parametrize(("ms", "entropy"), [(0, b""), (0, b"x" * 17), (-1, b"x" * 16), (1 << 48, b"x" * 16)])
 def test_what_does_not_fit_is_refused(ms: int, entropy: bytes) -> None:
     """Too much or too little of either is a ValueError, never another id."""
-    with pytest.raises(ValueError, match="sixteen random bytes|48 bits"):
+    with pytest.raises(ValueError, match=r"sixteen random bytes|48 bits"):
         ids.write(ms, entropy)

@@ -354,11 +354,11 @@ async def test_a_store_that_takes_no_more_is_503(it: World, monkeypatch: pytest.
     assert it.service is not None
     _, url, body = await rendering(it)
 
-    def full(_op: object) -> None:
+    def full(*_: object) -> None:
         raise StoreUnavailable("too many wait")
 
     with monkeypatch.context() as patched:
-        patched.setattr(it.service.store.writer, "run", full)
+        patched.setattr(it.service.store.writer, "soon", full)
         wire = await Wire.to(it)
         await wire.say(request(url, body))
         assert (await wire.answer())[0] == 503

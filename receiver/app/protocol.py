@@ -87,7 +87,8 @@ class Protocol(HttpToolsProtocol):
     _wire: Joined
     _held: RequestResponseCycle | None = None
     _arrives = _wishes = False
-    _data = _anew = b""
+    _data = _anew = _ok = b""
+    _headers: list[tuple[bytes, bytes]] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection."""
@@ -158,33 +159,38 @@ class Protocol(HttpToolsProtocol):
             return False
         scope: Any = cycle.scope
         try:
-            taken = self._front.take(scope, cycle.body)
+            taken = self._front.take(scope, cycle.body, partial(self._answer, cycle))
         except Exception:  # noqa: BLE001 -- a fault of ours: the long way meets it too, and there it is logged and a 500
             taken = None
         if taken is None:
             return False
         cycle.body = bytearray()  # the cycle stays until the next request
-        # uvicorn waits for what is in here when it stops, and cancels it in the end.
-        self.tasks.add(taken.future)  # type: ignore[arg-type]
-        taken.future.add_done_callback(partial(self._answer, cycle, taken))
+        taken.close = self.transport.close
+        self.tasks.add(taken)  # type: ignore[arg-type] # what uvicorn waits for when it stops
         return True
 
-    def _answer(self, cycle: RequestResponseCycle, taken: Taken, future: asyncio.Future[Recorded]) -> None:
-        self.tasks.discard(future)
-        if future.cancelled():
-            self.transport.close()
+    def _answer(
+        self, cycle: RequestResponseCycle, taken: Taken, recorded: Recorded | None, error: BaseException | None
+    ) -> None:
+        self.tasks.discard(taken)
+        if taken.is_cancelled:
             return
-        try:
-            taken.accepted(future.result())
-        except Exception as error:  # noqa: BLE001 -- uvicorn logs what the door has no answer to, and says 500
+        if recorded is not None and error is None:
+            try:
+                taken.accepted(recorded)
+            except Exception as fault:  # noqa: BLE001 -- uvicorn logs what the door has no answer to, and says 500
+                error = fault
+        if error is not None:
             super()._start_asgi_task(cycle, partial(taken.failed, error))
             return
         cycle.on_response = lambda: None  # as uvicorn does: it would keep the connection from being freed
         if cycle.disconnected or self.transport.is_closing():  # closing: what came behind it was no HTTP
             return
         cycle.response_started = cycle.response_complete = True
-        date = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
-        self._wire.write_whole(b"".join((_OK, date, _KEPT if cycle.keep_alive else _CLOSED)))
+        headers = self.server_state.default_headers
+        if headers is not self._headers:  # they are made anew each second
+            self._headers, self._ok = headers, _OK + b"".join([b"%b: %b\r\n" % header for header in headers])
+        self._wire.write_whole(self._ok + (_KEPT if cycle.keep_alive else _CLOSED))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -22,7 +22,7 @@ from receiver.store.news import DatabaseClock, Herald
 from receiver.store.prune import PruneQuestions, probe
 from receiver.store.tasks import TaskQuestions
 from receiver.store.unit import Statements, Unit
-from receiver.store.writer import Op, Reads, ReadsTask, Writer
+from receiver.store.writer import Done, Op, Reads, ReadsTask, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -95,13 +95,13 @@ class Store:
         """
         return await self.writer.run(op)
 
-    def soon(self, op: Op[T]) -> asyncio.Future[T]:
-        """Do `op`; the future is done after its commit, and raises as `run` does.
+    def soon(self, op: Op[T], done: Done) -> None:
+        """Do `op`; after its commit `done` is told what it returned, or the error that `run` raises.
 
         Raises:
             StoreUnavailable: it is not even tried.
         """
-        return self.writer.run(op)
+        self.writer.soon(op, done)
 
     async def read(self, question: Callable[[Connection], T]) -> T:
         """Ask on a reader's connection.

@@ -20,9 +20,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -31,7 +33,7 @@ from receiver.store.marks import Marks
 from receiver.store.unit import Statements, Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from receiver.ids import DeliveryId, TaskId
     from receiver.records import Delivery
@@ -103,9 +105,13 @@ class ReadsTask(Reads):
         return (self.task_id,)
 
 
+Done = Callable[[Any, BaseException | None], None]
+"""Told what an op returned, or why it was not committed."""
+
+
 class _Waiting(msgspec.Struct, Generic[T]):
     op: Op[T]
-    future: asyncio.Future[T]
+    done: Done
     value: T | None = None
     error: BaseException | None = None
 
@@ -152,15 +158,23 @@ class Writer:
         """Queue `op`; the future is done after its commit.
 
         Raises:
+            StoreUnavailable: as in `soon`.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+        self.soon(op, partial(_resolve, future))
+        return future
+
+    def soon(self, op: Op[T], done: Done) -> None:
+        """Queue `op`; `done` is called on the loop after its commit, without the loop's detour by a future.
+
+        Raises:
             StoreUnavailable: the writer is closed or too many ops wait already.
         """
         if self._closed:
             raise StoreUnavailable("the store is closed")
         if self._queue.qsize() >= MAX_WAITING:
             raise StoreUnavailable(f"{MAX_WAITING} writes are waiting for the disk already")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Waiting(op, future))
-        return future
+        self._queue.put(_Waiting(op, done))
 
     async def close(self) -> None:
         """Commit what waits, then end the thread."""
@@ -218,7 +232,7 @@ class Writer:
                     if alone and self._broken:  # it is gone: each of the others would wait for it anew
                         alone, error = False, StoreUnavailable(str(own))
         try:
-            self._loop.call_soon_threadsafe(_wake, batch)
+            self._loop.call_soon_threadsafe(self._wake, batch)
         except RuntimeError:  # the loop is closed: the process is going down, and what is committed is committed
             return
 
@@ -316,12 +330,18 @@ class Writer:
             self._broken = True
             self._connection.close()
 
+    def _wake(self, batch: list[_Waiting[Any]]) -> None:
+        for waiting in batch:
+            try:
+                waiting.done(waiting.value, waiting.error)
+            except Exception as fault:  # noqa: BLE001 -- of one who waits; the others are told all the same
+                self._loop.call_exception_handler({"message": "told of a commit, and failed", "exception": fault})
 
-def _wake(batch: list[_Waiting[Any]]) -> None:
-    for waiting in batch:
-        if waiting.future.done():  # whoever waited has gone; the commit stands all the same
-            continue
-        if waiting.error is not None:
-            waiting.future.set_exception(waiting.error)
-        else:
-            waiting.future.set_result(cast("Any", waiting.value))
+
+def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if future.done():  # whoever waited has gone; the commit stands all the same
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(value)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from receiver.web.callbacks import CallbackDoor
+    from receiver.web.callbacks import CallbackDoor, Told
     from receiver.web.guard import Guard
     from receiver.web.table import Operation
 
@@ -80,10 +80,10 @@ class Front:
         else:
             await self._door(scope, receive, send, rest)
 
-    def take(self, scope: Scope, body: bytearray) -> Taken | None:
+    def take(self, scope: Scope, body: bytearray, tell: Told) -> Taken | None:
         """Take a whole request at once, if it is a callback that can be; see `CallbackDoor.take`."""
         rest = self._behind_prefix(scope)
-        return None if rest is None else self._door.take(scope, body, rest)
+        return None if rest is None else self._door.take(scope, body, rest, tell)
 
     def _behind_prefix(self, scope: Scope) -> str | None:
         if scope["type"] == "http":

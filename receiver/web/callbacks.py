@@ -6,8 +6,9 @@ disk, whatever the body says; whoever has not gets one and the same 404, cheaply
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from receiver.ingest import Callback, Recorded, Wake
 from receiver.web.asgi import Gone, answer, header, read_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from starlette.types import Receive, Scope, Send
@@ -41,23 +42,40 @@ _READING = frozenset({"GET", "HEAD"})
 _WRITING = frozenset({"POST", "PUT"})
 
 
-class Taken(msgspec.Struct):
-    """A callback that the door has taken in one piece: the store is at it."""
+def _nothing() -> None:
+    """There is no connection to close yet."""
+
+
+class Taken(msgspec.Struct, eq=False):
+    """A callback that the door has taken in one piece: the store is at it.
+
+    Attributes:
+        close: closes its sender's connection.
+    """
 
     door: CallbackDoor
     op: Callback
     started: float
-    future: asyncio.Future[Recorded]
+    close: Callable[[], None] = _nothing
+    is_cancelled: bool = False
 
     __repr__ = object.__repr__  # a loop that logs a callback of its own would tell of the body
+
+    def cancel(self) -> None:
+        """Let its sender go without an answer; it is committed all the same, or is not."""
+        self.is_cancelled = True
+        self.close()
 
     def accepted(self, recorded: Recorded) -> None:
         """It is committed."""
         self.door.accepted(self.op, recorded, self.started)
 
-    async def failed(self, error: Exception, scope: Scope, _receive: Receive, send: Send) -> None:
+    async def failed(self, error: BaseException, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer that it is not; an ASGI application but for its first argument."""
         await self.door.failed(self.op, error, scope, send)
+
+
+Told = Callable[[Taken, Recorded | None, BaseException | None], None]
 
 
 @dataclass
@@ -88,20 +106,22 @@ class CallbackDoor:
         else:
             await answer(send, 405, b"", ((b"allow", b"POST, PUT, GET, HEAD"),))
 
-    def take(self, scope: Scope, body: bytearray, rest: str) -> Taken | None:
+    def take(self, scope: Scope, body: bytearray, rest: str, tell: Told) -> Taken | None:
         """Have a callback stored whose body is here as a whole: what `__call__` does where its answer will be 200.
 
-        None where the answer may be another, or the body is not as it was sent: `__call__` is to see to that.
+        `tell` is called with it once it is committed, or cannot be. None where the answer may be another, or the body
+        is not as it was sent: `__call__` is to see to that.
         """
         if scope["method"] not in _WRITING or len(body) > MAX_BODY or header(scope, b"content-encoding") is not None:
             return None
         now, started = self.clock(), perf_counter()
         try:
             task_id = signing.read(self.signing_keys, rest.partition("/")[0], now=now)
-            op = self._op(scope, task_id, bytes(body), now)
-            return Taken(self, op, started, self.store.soon(op))
+            taken = Taken(self, self._op(scope, task_id, bytes(body), now), started)
+            self.store.soon(taken.op, partial(tell, taken))
         except (TokenError, StoreUnavailable):
             return None
+        return taken
 
     def accepted(self, op: Callback, recorded: Recorded, started: float) -> None:
         """Say and pass on what is committed."""
@@ -120,11 +140,11 @@ class CallbackDoor:
         )
         self.after(recorded)
 
-    async def failed(self, op: Callback, error: Exception, scope: Scope, send: Send) -> None:
+    async def failed(self, op: Callback, error: BaseException, scope: Scope, send: Send) -> None:
         """Answer what was not committed.
 
         Raises:
-            Exception: the error itself, where it is a fault of ours.
+            BaseException: the error itself, where it is a fault of ours.
         """
         if isinstance(error, NotFound):
             await self._refuse(scope, send, "unknown task")
