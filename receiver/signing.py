@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _TASK_PREFIX: Final = "tsk_"
 _TASK_ID: Final = re.compile(r"tsk_[0-9a-hjkmnp-tv-z]{26}")
-_TOKEN: Final = re.compile(r"([0-9a-hjkmnp-tv-z]{26})\.([0-9a-f]{1,12})\.([A-Za-z0-9_-]{43})")
+_TOKEN: Final = re.compile(r"[0-9a-hjkmnp-tv-z]{26}\.[0-9a-f]{1,12}\.[A-Za-z0-9_-]{43}")
 _SALT: Final = "receiver.callback-token"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -74,12 +74,12 @@ def read(keys: Sequence[str], token: str, *, now: datetime) -> TaskId:
         ValueError: `now` is naive.
     """
     ms = _milliseconds(now)
-    found = _TOKEN.fullmatch(token)
-    if found is None:
+    if _TOKEN.fullmatch(token) is None:
         raise TokenError("malformed")
-    task, expiry, signature = found.groups()
-    if not _is_signed(tuple(keys), f"{task}.{expiry}", signature):
+    value, _, signature = token.rpartition(".")
+    if not _is_signed(tuple(keys), value, signature):
         raise TokenError("forged")
+    task, _, expiry = value.partition(".")
     if ms >= int(expiry, 16):
         raise TokenError("expired")
     return TaskId(_TASK_PREFIX + task)
@@ -92,8 +92,10 @@ def sign(secrets: Sequence[str], event_id: EventId, at: datetime, body: bytes) -
         SecretError: a secret cannot sign.
         ValueError: `at` is naive (the library would take it for UTC), or `body` is not UTF-8.
     """
+    if at.utcoffset() is None:
+        raise _naive(at)
     # The library reads the wall clock of any datetime as UTC, so it is given UTC and nothing else.
-    moment = _aware(at).astimezone(UTC)
+    moment = at.astimezone(UTC)
     text = body.decode()
     return " ".join([_webhook(secret).sign(event_id, moment, text) for secret in secrets])
 
@@ -165,10 +167,11 @@ def _webhook(secret: str) -> Webhook:
 
 
 def _milliseconds(at: datetime) -> int:
-    return (_aware(at) - _EPOCH) // _MILLISECOND
+    try:
+        return (at - _EPOCH) // _MILLISECOND
+    except TypeError:
+        raise _naive(at) from None
 
 
-def _aware(at: datetime) -> datetime:
-    if at.utcoffset() is None:
-        raise ValueError(f"{at!r} has no time zone: times here are aware")
-    return at
+def _naive(at: datetime) -> ValueError:
+    return ValueError(f"{at!r} has no time zone: times here are aware")

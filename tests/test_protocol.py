@@ -320,16 +320,20 @@ async def test_what_is_not_committed_is_503(it: World) -> None:
 
 
 @pytest.mark.parametrize("where", ["take", "soon", "accepted"])
-async def test_a_fault_of_ours_is_a_500_and_no_silence(
+async def test_a_fault_of_ours_is_no_silence(
     it: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
-    """Whatever goes wrong in the door, the sender hears of it and sends again."""
+    """Whatever goes wrong in the door before the commit, the sender hears of it and sends again; after it, we do."""
     assert it.service is not None
     task_id, url, body = await rendering(it)
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **_named: object) -> None:
         raise ArithmeticError("a fault of ours")
 
+    heard: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    ours = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _loop, context: heard.append(context))  # else the test's own takes it for ours
     with monkeypatch.context() as patched:
         if where == "soon":
             # The long way is asked, which has another word with the store.
@@ -340,8 +344,11 @@ async def test_a_fault_of_ours_is_a_500_and_no_silence(
             patched.setattr(signing, "read", fails)
         wire = await Wire.to(it)
         await wire.say(request(url, body))
-        assert (await wire.answer())[0] == (200 if where == "soon" else 500)
+        assert (await wire.answer())[0] == (500 if where == "take" else 200)
         wire.writer.close()
+    loop.set_exception_handler(ours)
+    assert [str(one["exception"]) for one in heard] == ["a fault of ours"] * (where == "accepted")
+    assert ("a fault of ours" in caplog.text) == (where == "take")
     wire = await Wire.to(it)
     await wire.say(request(url, body))
     assert (await wire.answer())[::2] == GOOD
@@ -441,6 +448,25 @@ async def test_who_goes_away_is_heard_all_the_same(it: World) -> None:
         await until(lambda: writer.waiting > 0)
         wire.writer.transport.abort()
     await it.whole(task_id)
+    assert await it.verdicts(task_id) == ["accepted"]
+
+
+async def test_who_is_let_go_is_heard_all_the_same(it: World) -> None:
+    """A stop that waits no longer closes the connection without an answer; what was taken is committed."""
+    assert it.service is not None
+    assert it._server is not None
+    task_id, url, body = await rendering(it)
+    writer, requests = it.service.store.writer, it._server.server_state.tasks
+    async with one_batch(it.service.store):
+        wire = await Wire.to(it)
+        await wire.say(request(url, body))
+        await until(lambda: writer.waiting > 0)
+        for waiting in list(requests):
+            waiting.cancel()
+        assert await wire.ended() == b""
+        assert len(requests) == 1  # whoever counts them counts what is not committed yet
+    await it.whole(task_id)
+    await until(lambda: not requests)
     assert await it.verdicts(task_id) == ["accepted"]
 
 

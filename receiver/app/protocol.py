@@ -19,10 +19,10 @@ from receiver.web import RECEIVED
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-    from receiver.ingest import Recorded
     from receiver.web import Front, Taken
 
 _HEAD: Final = b"HTTP/1.1 "
@@ -170,27 +170,23 @@ class Protocol(HttpToolsProtocol):
         return True
 
     def _answer(
-        self, cycle: RequestResponseCycle, taken: Taken, recorded: Recorded | None, error: BaseException | None
-    ) -> None:
+        self, cycle: RequestResponseCycle, taken: Taken, recorded: Any, error: BaseException | None
+    ) -> Callable[[], None] | None:
         self.tasks.discard(taken)
         if taken.is_cancelled:
-            return
-        if recorded is not None and error is None:
-            try:
-                taken.accepted(recorded)
-            except Exception as fault:  # noqa: BLE001 -- uvicorn logs what the door has no answer to, and says 500
-                error = fault
-        if error is not None:
+            return None
+        if error is not None:  # uvicorn logs what the door has no answer to, and says 500
             super()._start_asgi_task(cycle, partial(taken.failed, error))
-            return
+            return None
         cycle.on_response = lambda: None  # as uvicorn does: it would keep the connection from being freed
-        if cycle.disconnected or self.transport.is_closing():  # closing: what came behind it was no HTTP
-            return
-        cycle.response_started = cycle.response_complete = True
-        headers = self.server_state.default_headers
-        if headers is not self._headers:  # they are made anew each second
-            self._headers, self._ok = headers, _OK + b"".join([b"%b: %b\r\n" % header for header in headers])
-        self._wire.write_whole(self._ok + (_KEPT if cycle.keep_alive else _CLOSED))
-        if not cycle.keep_alive:
-            self.transport.close()
-        self.on_response_complete()
+        # It is closing where what came behind the callback was no HTTP.
+        if not (cycle.disconnected or self.transport.is_closing()):
+            cycle.response_started = cycle.response_complete = True
+            headers = self.server_state.default_headers
+            if headers is not self._headers:  # they are made anew each second
+                self._headers, self._ok = headers, _OK + b"".join([b"%b: %b\r\n" % header for header in headers])
+            self._wire.write_whole(self._ok + (_KEPT if cycle.keep_alive else _CLOSED))
+            if not cycle.keep_alive:
+                self.transport.close()
+            self.on_response_complete()
+        return partial(taken.accepted, recorded)

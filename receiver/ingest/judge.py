@@ -83,14 +83,14 @@ def judge(task: Task, seen: Observation, via: Via, confirm: Confirm, now: dateti
         return Judgement(task, "late", f"the task is {task.state} already")
     if task.upstream_id is None:
         return _judge_unsent(task, seen, now)
-    shown = replace(task, shown=True, missing_count=0, missing_since_at=None)
     terminal = seen.seen in lifecycle.TERMINAL_SEEN
-    doubt = _doubt(shown, seen, via, confirm)
+    doubt = _doubt(task, seen, via, confirm)
+    if terminal and not doubt:
+        return _end(task, seen, via, now)
+    shown = replace(task, shown=True, missing_count=0, missing_since_at=None)
     if doubt and (terminal or via == "callback"):
         return Judgement(shown, "odd", doubt, look="at once")
-    if not terminal:
-        return _advance(shown, seen)
-    return _end(shown, seen, via, now)
+    return _advance(shown, seen)
 
 
 def _doubt(task: Task, seen: Observation, via: Via, confirm: Confirm) -> str:
@@ -159,7 +159,7 @@ def _judge_unsent(task: Task, seen: Observation, now: datetime) -> Judgement:
     if not terminal:
         return Judgement(replace(task, shown=True), "progress", "no id to adopt")
     # Nobody can be asked about it: it is believed, odd or not.
-    return _end(replace(task, shown=True, held_json=None), seen, "callback", now)
+    return _end(task, seen, "callback", now)
 
 
 def unreadable(task: Task, flaw: str) -> Judgement:
@@ -218,6 +218,9 @@ def _end(task: Task, seen: Observation, via: Via, now: datetime) -> Judgement:
         confirmed=via == "poll",
         recovered=task.state == "lost",
         finished_at=now,
+        shown=True,
+        missing_count=0,
+        missing_since_at=None,
         held_json=None,
         submit_leased_until=None,
         submit_due_at=None,

@@ -105,8 +105,9 @@ class ReadsTask(Reads):
         return (self.task_id,)
 
 
-Done = Callable[[Any, BaseException | None], None]
-"""Told what an op returned, or why it was not committed."""
+Done = Callable[[Any, BaseException | None], Callable[[], None] | None]
+"""Told what an op returned, or why it was not committed. What it returns is done once all others have been told, too:
+whoever waits does not wait for what others do about theirs."""
 
 
 class _Waiting(msgspec.Struct, Generic[T]):
@@ -331,11 +332,16 @@ class Writer:
             self._connection.close()
 
     def _wake(self, batch: list[_Waiting[Any]]) -> None:
-        for waiting in batch:
-            try:
-                waiting.done(waiting.value, waiting.error)
-            except Exception as fault:  # noqa: BLE001 -- of one who waits; the others are told all the same
-                self._loop.call_exception_handler({"message": "told of a commit, and failed", "exception": fault})
+        calls: list[Callable[[], Any]] = [partial(one.done, one.value, one.error) for one in batch]
+        while calls:
+            later = []
+            for call in calls:
+                try:
+                    if (then := call()) is not None:
+                        later.append(then)
+                except Exception as fault:  # noqa: BLE001 -- of one who waits; the others are told all the same
+                    self._loop.call_exception_handler({"message": "told of a commit, and failed", "exception": fault})
+            calls = later
 
 
 def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

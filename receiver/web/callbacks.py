@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -75,7 +75,8 @@ class Taken(msgspec.Struct, eq=False):
         await self.door.failed(self.op, error, scope, send)
 
 
-Told = Callable[[Taken, Recorded | None, BaseException | None], None]
+Told = Callable[[Taken, Any, BaseException | None], Callable[[], None] | None]
+"""Told of what was taken, and what came of it, a `Recorded` or an error; see `receiver.store.writer.Done`."""
 
 
 @dataclass
@@ -136,7 +137,7 @@ class CallbackDoor:
             detail=recorded.detail,
             state=task.state,
             bytes=len(op.body),
-            duration_ms=round(seconds * 1000, 1),
+            duration_ms=int(seconds * 10_000) / 10,  # `round` takes three times as long
         )
         self.after(recorded)
 
