@@ -465,6 +465,7 @@ async def test_who_is_let_go_is_heard_all_the_same(it: World) -> None:
             waiting.cancel()
         assert await wire.ended() == b""
         assert len(requests) == 1  # whoever counts them counts what is not committed yet
+        wire.writer.close()
     await it.whole(task_id)
     await until(lambda: not requests)
     assert await it.verdicts(task_id) == ["accepted"]

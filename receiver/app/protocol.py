@@ -173,13 +173,11 @@ class Protocol(HttpToolsProtocol):
         self, cycle: RequestResponseCycle, taken: Taken, recorded: Any, error: BaseException | None
     ) -> Callable[[], None] | None:
         self.tasks.discard(taken)
-        if taken.is_cancelled:
-            return None
         if error is not None:  # uvicorn logs what the door has no answer to, and says 500
             super()._start_asgi_task(cycle, partial(taken.failed, error))
             return None
         cycle.on_response = lambda: None  # as uvicorn does: it would keep the connection from being freed
-        # It is closing where what came behind the callback was no HTTP.
+        # It is closing where what came behind the callback was no HTTP, or where a stop waits no longer.
         if not (cycle.disconnected or self.transport.is_closing()):
             cycle.response_started = cycle.response_complete = True
             headers = self.server_state.default_headers

@@ -57,13 +57,11 @@ class Taken(msgspec.Struct, eq=False):
     op: Callback
     started: float
     close: Callable[[], None] = _nothing
-    is_cancelled: bool = False
 
     __repr__ = object.__repr__  # a loop that logs a callback of its own would tell of the body
 
     def cancel(self) -> None:
-        """Let its sender go without an answer; it is committed all the same, or is not."""
-        self.is_cancelled = True
+        """Let its sender go without an answer: the service stops. It is committed all the same, or is not."""
         self.close()
 
     def accepted(self, recorded: Recorded) -> None:
