@@ -456,11 +456,11 @@ async def test_who_is_let_go_is_heard_all_the_same(it: World) -> None:
     assert it.service is not None
     assert it._server is not None
     task_id, url, body = await rendering(it)
-    writer, requests = it.service.store.writer, it._server.server_state.tasks
+    requests = it._server.server_state.tasks
     async with one_batch(it.service.store):
         wire = await Wire.to(it)
         await wire.say(request(url, body))
-        await until(lambda: writer.waiting > 0)
+        await until(lambda: len(requests) == 1)
         for waiting in list(requests):
             waiting.cancel()
         assert await wire.ended() == b""
