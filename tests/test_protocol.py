@@ -372,6 +372,32 @@ async def test_a_store_that_takes_no_more_is_503(it: World, monkeypatch: pytest.
     wire.writer.close()
 
 
+@pytest.mark.parametrize("fields", [(), ("content-encoding: identity",)], ids=["short", "long"])
+async def test_callbacks_that_wait_do_not_fill_the_memory(
+    it: World, monkeypatch: pytest.MonkeyPatch, fields: tuple[str, ...]
+) -> None:
+    """While nothing is committed only so many bytes are taken, by either way; then all is as before."""
+    assert it.service is not None
+    first, url, body = await rendering(it)
+    second, other_url, other_body = await rendering(it)
+    door = it.service.front._door
+    one, other = await Wire.to(it), await Wire.to(it)
+    monkeypatch.setattr(callbacks, "MAX_HELD", len(body) - 1)
+    async with one_batch(it.service.store):
+        await one.say(request(url, body, *fields))
+        await until(lambda: door.held > 0)
+        await other.say(request(other_url, other_body, *fields))
+        status, told, _ = await other.answer()
+        assert (status, told["retry-after"]) == (503, "5")
+    assert (await one.answer())[::2] == GOOD
+    assert door.held == 0
+    await other.say(request(other_url, other_body, *fields))
+    assert (await other.answer())[::2] == GOOD
+    for wire, task_id in ((one, first), (other, second)):
+        wire.writer.close()
+        assert await it.verdicts(task_id) == ["accepted"]
+
+
 def test_nonsense_behind_a_callback_takes_nothing_from_it(tmp_path: Path) -> None:
     """Good, and in the same piece what is no HTTP: it is kept, the connection closed, nothing raised in the loop.
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 MAX_BODY = 1024 * 1024
 """Bytes of a callback's body, inflated (contract 4.1)."""
+MAX_HELD = 64 * 1024 * 1024
+"""Bytes of callbacks that may wait for their commit. Past this senders are told to come again: a disk that stands still
+must not fill the memory."""
 RECEIVED = b'{"received":true}'
 NOT_FOUND = b'{"type":"/docs/problems/not-found","title":"Not found","status":404}'
 PROBLEM = (b"content-type", b"application/problem+json")
@@ -66,11 +69,13 @@ class Taken(msgspec.Struct, eq=False):
 
     def accepted(self, recorded: Recorded) -> None:
         """It is committed."""
+        self.door.held -= len(self.op.body)
         self.door.accepted(self.op, recorded, self.started)
 
     async def failed(self, error: BaseException, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer that it is not; an ASGI application but for its first argument."""
-        await self.door.failed(self.op, error, scope, send)
+        self.door.held -= len(self.op.body)
+        await self.door.failed(self.op.task_id, error, scope, send)
 
 
 Told = Callable[[Taken, Any, BaseException | None], Callable[[], None] | None]
@@ -79,7 +84,11 @@ Told = Callable[[Taken, Any, BaseException | None], Callable[[], None] | None]
 
 @dataclass
 class CallbackDoor:
-    """`POST`, `PUT`, `GET` and `HEAD` on `/callbacks/{token}`, with anything appended."""
+    """`POST`, `PUT`, `GET` and `HEAD` on `/callbacks/{token}`, with anything appended.
+
+    Attributes:
+        held: bytes of the callbacks that wait for their commit.
+    """
 
     store: Store
     rules: Rulebook
@@ -88,6 +97,7 @@ class CallbackDoor:
     log: Logger
     clock: Callable[[], datetime]
     signing_keys: Sequence[str] = field(repr=False)
+    held: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, rest: str) -> None:
         """Answer one request; `rest` is what follows `/callbacks/`."""
@@ -113,6 +123,8 @@ class CallbackDoor:
         """
         if scope["method"] not in _WRITING or len(body) > MAX_BODY or header(scope, b"content-encoding") is not None:
             return None
+        if self.held > MAX_HELD:
+            return None
         now, started = self.clock(), perf_counter()
         try:
             task_id = signing.read(self.signing_keys, rest.partition("/")[0], now=now)
@@ -120,6 +132,7 @@ class CallbackDoor:
             self.store.soon(taken.op, partial(tell, taken))
         except (TokenError, StoreUnavailable):
             return None
+        self.held += len(body)
         return taken
 
     def accepted(self, op: Callback, recorded: Recorded, started: float) -> None:
@@ -139,7 +152,7 @@ class CallbackDoor:
         )
         self.after(recorded)
 
-    async def failed(self, op: Callback, error: BaseException, scope: Scope, send: Send) -> None:
+    async def failed(self, task_id: TaskId, error: BaseException, scope: Scope, send: Send) -> None:
         """Answer what was not committed.
 
         Raises:
@@ -151,7 +164,7 @@ class CallbackDoor:
         if not isinstance(error, StoreUnavailable):
             raise error
         self.after.metrics.callbacks.add("unstored")
-        self.log.error("callback.unstored", task_id=op.task_id, error=str(error))
+        self.log.error("callback.unstored", task_id=task_id, error=str(error))
         body = b'{"type":"/docs/problems/store-unavailable","title":"Try again","status":503}'
         await answer(send, 503, body, (PROBLEM, RETRY_AFTER))
 
@@ -175,12 +188,19 @@ class CallbackDoor:
             flaw, status = str(error), 413
         except Gone as error:
             flaw, status = str(error), 408
+        if self.held > MAX_HELD:
+            full = StoreUnavailable(f"{MAX_HELD} bytes of callbacks wait for the disk already")
+            await self.failed(task_id, full, scope, send)
+            return
         op = self._op(scope, task_id, body, now, flaw)
+        self.held += len(body)
         try:
             recorded = await self.store.run(op)
         except (NotFound, StoreUnavailable) as error:
-            await self.failed(op, error, scope, send)
+            await self.failed(task_id, error, scope, send)
             return
+        finally:
+            self.held -= len(body)
         self.accepted(op, recorded, started)
         if status == 200:  # noqa: PLR2004 -- the one good answer
             await answer(send, 200, RECEIVED)
