@@ -44,6 +44,7 @@ from tests.rooms import (
     rows_of,
     rulebook,
     task_of,
+    until,
 )
 
 if TYPE_CHECKING:
@@ -427,6 +428,22 @@ async def test_waiting_ops_are_bounded(store: Store, monkeypatch: pytest.MonkeyP
         with pytest.raises(StoreUnavailable, match="waiting for the disk"):
             store.writer.run(Accept(a_task(), None))
     await asyncio.gather(*waiting)
+
+
+async def test_who_was_answered_together_is_stored_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first who comes back is kept waiting until the last has come, and no longer."""
+    async with one_batch(store):
+        waiting = [store.writer.run(Accept(a_task(), None)) for _ in range(3)]
+    await asyncio.gather(*waiting)
+    monkeypatch.setattr(writer, "GATHER_FOR", PATIENCE)
+    monkeypatch.setattr(writer, "GATHER_STEP", PATIENCE)
+    commits = store.writer.commits
+    async with asyncio.timeout(PATIENCE / 2):
+        waiting = [store.writer.run(Accept(a_task(), None))]
+        await until(lambda: store.writer.waiting == 0)
+        waiting += [store.writer.run(Accept(a_task(), None)) for _ in range(2)]
+        await asyncio.gather(*waiting)
+    assert store.writer.commits == commits + 1
 
 
 async def test_who_goes_away_takes_nothing_back(store: Store) -> None:

@@ -47,6 +47,7 @@ MAX_BATCH = 512
 GATHER_FOR = 0.01
 """Seconds that a batch is left to gather at most."""
 GATHER_STEP = 0.0005
+"""Seconds in which nobody comes, after which nobody else is waited for."""
 TRIES = 8
 """Times that a batch is tried while other instances are in its way."""
 UNSURE_FOR = 8.0
@@ -133,6 +134,8 @@ class Writer:
         self._marks = Marks(dialect) if dialect.is_shared else None
         self._broken = self._again = False
         self._queue: SimpleQueue[_Waiting[Any] | None] = SimpleQueue()
+        self._wanted = MAX_WAITING
+        self._all_here: SimpleQueue[None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._closed = False
         self.is_hurried = False
@@ -176,6 +179,9 @@ class Writer:
         if self._queue.qsize() >= MAX_WAITING:
             raise StoreUnavailable(f"{MAX_WAITING} writes are waiting for the disk already")
         self._queue.put(_Waiting(op, done))
+        if self._queue.qsize() >= self._wanted:
+            self._wanted = MAX_WAITING
+            self._all_here.put(None)
 
     async def close(self) -> None:
         """Commit what waits, then end the thread."""
@@ -215,11 +221,14 @@ class Writer:
         last batch was of one) nobody is waited for.
         """
         size, ends = self._queue.qsize() + 1, time.perf_counter() + GATHER_FOR
-        while 1 < self._crowd > size and time.perf_counter() < ends:
-            time.sleep(GATHER_STEP)
+        while size < self._crowd and time.perf_counter() < ends:
+            self._wanted = self._crowd - 1  # one of them is out of the queue already
+            with suppress(Empty):
+                self._all_here.get(timeout=GATHER_STEP)
             before, size = size, self._queue.qsize() + 1
             if size == before:
-                return
+                break
+        self._wanted = MAX_WAITING
 
     def _settle(self, batch: list[_Waiting[Any]]) -> None:
         """Commit the batch, or find out who spoils it; then wake everyone at once."""
