@@ -6,6 +6,7 @@ A request that is sent in one piece goes the one way, the same request in two pi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import random
@@ -92,6 +93,11 @@ async def rendering(it: World) -> tuple[str, str, bytes]:
     upstream_id = str((await it.task(task_id))["upstream_id"])
     body = {"task_id": upstream_id, "status": "3", "video_url": "https://cdn.example.com/v.mp4"}
     return task_id, it.callback_url(task_id), json.dumps(body).encode()
+
+
+async def waits(it: World, task_id: str) -> bool:
+    """Whether its one delivery is nobody's."""
+    return [one["state"] for one in await it.timeline(task_id, "delivery")] == ["pending"]
 
 
 def chunked(body: bytes) -> bytes:
@@ -495,6 +501,53 @@ async def test_who_is_let_go_is_heard_all_the_same(it: World) -> None:
     await it.whole(task_id)
     await until(lambda: not requests)
     assert await it.verdicts(task_id) == ["accepted"]
+
+
+async def test_what_a_batch_says_of_a_destination_is_heard_before_its_callbacks_are_handed_on(tmp_path: Path) -> None:
+    """A pause shares the commit of a callback behind it: the delivery that was leased there is given back."""
+    async with world(tmp_path) as it:
+        assert it.service is not None
+        first, url, body = await rendering(it)
+        wire, deliverer = await Wire.to(it), it.service.deliverer
+        await wire.say(request(url, body))
+        assert (await wire.answer())[::2] == GOOD
+        await it.whole(first)  # its destination does well, and is known to
+        task_id, url, body = await rendering(it)
+        async with one_batch(it.service.store):
+            pausing = asyncio.create_task(deliverer.pause("sink"))
+            writer = it.service.store.writer
+            await until(lambda: writer.waiting > 0)
+            await wire.say(request(url, body))
+            await until(lambda: writer.waiting > 1)
+        assert (await pausing).state == "paused"
+        assert (await wire.answer())[::2] == GOOD
+        await it.eventually(lambda: waits(it, task_id))
+        assert it.sink.of(task_id) == []
+        wire.writer.close()
+
+
+async def test_what_is_committed_goes_on_without_its_answer(it: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that fails is a fault of ours: we hear of it, the sender is let go, the event is delivered."""
+    assert it.service is not None
+    task_id, url, body = await rendering(it)
+    heard: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    ours = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _loop, context: heard.append(context))
+
+    def fails(*_: object) -> None:
+        raise OSError("no way out")
+
+    wire = await Wire.to(it)
+    with monkeypatch.context() as patched:
+        patched.setattr(Protocol, "_write_good", fails)
+        await wire.say(request(url, body))
+        with contextlib.suppress(ConnectionError):
+            assert await wire.ended() == b""
+    loop.set_exception_handler(ours)
+    assert [str(one["exception"]) for one in heard] == ["no way out"]
+    wire.writer.close()
+    await it.whole(task_id)
 
 
 async def test_a_stop_waits_for_what_was_taken(it: World) -> None:

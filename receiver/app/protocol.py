@@ -176,15 +176,23 @@ class Protocol(HttpToolsProtocol):
         if error is not None:  # uvicorn logs what the door has no answer to, and says 500
             super()._start_asgi_task(cycle, partial(taken.failed, error))
             return None
+        try:
+            self._write_good(cycle)
+        except Exception as fault:  # noqa: BLE001 -- it is committed, so it goes on; its sender may come again
+            self.loop.call_exception_handler({"message": "a callback's answer failed", "exception": fault})
+            self.transport.abort()
+        return partial(taken.accepted, recorded)
+
+    def _write_good(self, cycle: RequestResponseCycle) -> None:
         cycle.on_response = lambda: None  # as uvicorn does: it would keep the connection from being freed
         # It is closing where what came behind the callback was no HTTP, or where a stop waits no longer.
-        if not (cycle.disconnected or self.transport.is_closing()):
-            cycle.response_started = cycle.response_complete = True
-            headers = self.server_state.default_headers
-            if headers is not self._headers:  # they are made anew each second
-                self._headers, self._ok = headers, _OK + b"".join([b"%b: %b\r\n" % header for header in headers])
-            self._wire.write_whole(self._ok + (_KEPT if cycle.keep_alive else _CLOSED))
-            if not cycle.keep_alive:
-                self.transport.close()
-            self.on_response_complete()
-        return partial(taken.accepted, recorded)
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        cycle.response_started = cycle.response_complete = True
+        headers = self.server_state.default_headers
+        if headers is not self._headers:  # they are made anew each second
+            self._headers, self._ok = headers, _OK + b"".join([b"%b: %b\r\n" % header for header in headers])
+        self._wire.write_whole(self._ok + (_KEPT if cycle.keep_alive else _CLOSED))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()

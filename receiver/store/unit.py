@@ -190,7 +190,8 @@ class Unit:
 
     def is_known(self, task_id: TaskId, digest: bytes, raw: bytes) -> bool:
         """Whether a callback of the same bytes has been kept for this task before."""
-        if any(kept.task_id == task_id and kept.via == "callback" and kept.raw == raw for kept in self._inbox):
+        here = [kept for kept in self._inbox if kept.task_id == task_id and kept.via == "callback"]
+        if any(kept.digest == digest if kept.digest else kept.raw == raw for kept in here):
             return True
         known = self._statements.body_known
         named = known.values(task_id=task_id, digest=digest, raw=raw)

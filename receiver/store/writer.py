@@ -107,8 +107,8 @@ class ReadsTask(Reads):
 
 
 Done = Callable[[Any, BaseException | None], Callable[[], None] | None]
-"""Told what an op returned, or why it was not committed. What it returns is done once all others have been told, too:
-whoever waits does not wait for what others do about theirs."""
+"""Told what an op returned, or why it was not committed. What it returns is called once all others have heard of
+theirs: whoever waits does not wait for what is done about other ops."""
 
 
 class _Waiting(msgspec.Struct, Generic[T]):
@@ -341,16 +341,20 @@ class Writer:
             self._connection.close()
 
     def _wake(self, batch: list[_Waiting[Any]]) -> None:
-        calls: list[Callable[[], Any]] = [partial(one.done, one.value, one.error) for one in batch]
-        while calls:
-            later = []
-            for call in calls:
-                try:
-                    if (then := call()) is not None:
-                        later.append(then)
-                except Exception as fault:  # noqa: BLE001 -- of one who waits; the others are told all the same
-                    self._loop.call_exception_handler({"message": "told of a commit, and failed", "exception": fault})
-            calls = later
+        later = self._call([partial(one.done, one.value, one.error) for one in batch])
+        if later:
+            # Behind those who wait by a future: a pause that shares the commit is heard before a callback is handed on.
+            self._loop.call_soon(self._call, later)
+
+    def _call(self, calls: list[Callable[[], Any]]) -> list[Callable[[], Any]]:
+        """Call each, whatever becomes of the others; what they returned."""
+        returned = []
+        for call in calls:
+            try:
+                returned.append(call())
+            except Exception as fault:  # noqa: BLE001 -- see above
+                self._loop.call_exception_handler({"message": "told of a commit, and failed", "exception": fault})
+        return [one for one in returned if one is not None]
 
 
 def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
