@@ -438,6 +438,28 @@ async def nonsense_behind(it: World) -> None:
     assert raised == []
 
 
+def test_who_goes_away_from_several_makes_no_noise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A request that goes uvicorn's way, another behind it, and nobody who reads either answer."""
+
+    async def scene() -> None:
+        async with world(tmp_path) as it:
+            assert it.service is not None
+            task_id, url, body = await rendering(it)
+            assert it._server is not None
+            writer, whole = it.service.store.writer, request(url, body)
+            async with one_batch(it.service.store):
+                wire = await Wire.to(it)
+                await wire.say(whole[:-5], whole[-5:] + whole + whole)
+                await until(lambda: writer.waiting > 0)
+                wire.writer.transport.abort()
+            state = it._server.server_state
+            await until(lambda: state.total_requests > 1 and not state.tasks)
+            await it.whole(task_id)
+
+    uvloop.run(scene())
+    assert [one.getMessage() for one in caplog.records] == []
+
+
 @pytest.mark.parametrize(
     "cut", [lambda sent: [sent], lambda sent: sent.partition(b"\r\n\r\n")[::2]], ids=["one", "two"]
 )

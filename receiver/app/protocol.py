@@ -54,7 +54,9 @@ class Joined:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send `data`, after what was kept."""
+        """Send `data`, after what was kept; where the other side is gone nothing, which uvloop would call an error."""
+        if self.is_closing():
+            return
         if self._head:
             data, self._head = self._head + data, b""
             self.write_whole(data)
@@ -70,7 +72,7 @@ class Joined:
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._head:
+        if self._head and not self.is_closing():
             data, self._head = self._head, b""
             self.write_whole(data)
 
