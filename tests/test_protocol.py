@@ -28,7 +28,7 @@ from tests.rooms import PATIENCE, one_batch, task_of, until
 from tests.world import PRO, body_of, callback_url_of, world
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from tests.world import World
@@ -93,6 +93,19 @@ async def rendering(it: World) -> tuple[str, str, bytes]:
     upstream_id = str((await it.task(task_id))["upstream_id"])
     body = {"task_id": upstream_id, "status": "3", "video_url": "https://cdn.example.com/v.mp4"}
     return task_id, it.callback_url(task_id), json.dumps(body).encode()
+
+
+@contextlib.contextmanager
+def faults() -> Iterator[list[str]]:
+    """What the loop is told of meanwhile; the test's own loop would fail for it."""
+    heard: list[str] = []
+    loop = asyncio.get_running_loop()
+    ours = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _loop, context: heard.append(str(context.get("exception", context))))
+    try:
+        yield heard
+    finally:
+        loop.set_exception_handler(ours)
 
 
 async def waits(it: World, task_id: str) -> bool:
@@ -336,11 +349,7 @@ async def test_a_fault_of_ours_is_no_silence(
     def fails(*_: object, **_named: object) -> None:
         raise ArithmeticError("a fault of ours")
 
-    heard: list[dict[str, Any]] = []
-    loop = asyncio.get_running_loop()
-    ours = loop.get_exception_handler()
-    loop.set_exception_handler(lambda _loop, context: heard.append(context))  # else the test's own takes it for ours
-    with monkeypatch.context() as patched:
+    with faults() as heard, monkeypatch.context() as patched:
         if where == "soon":
             # The long way is asked, which has another word with the store.
             patched.setattr(it.service.store, "soon", fails)
@@ -352,8 +361,7 @@ async def test_a_fault_of_ours_is_no_silence(
         await wire.say(request(url, body))
         assert (await wire.answer())[0] == (500 if where == "take" else 200)
         wire.writer.close()
-    loop.set_exception_handler(ours)
-    assert [str(one["exception"]) for one in heard] == ["a fault of ours"] * (where == "accepted")
+    assert heard == ["a fault of ours"] * (where == "accepted")
     assert ("a fault of ours" in caplog.text) == (where == "take")
     wire = await Wire.to(it)
     await wire.say(request(url, body))
@@ -396,7 +404,7 @@ async def test_callbacks_that_wait_do_not_fill_the_memory(
         status, told, _ = await other.answer()
         assert (status, told["retry-after"]) == (503, "5")
     assert (await one.answer())[::2] == GOOD
-    assert door.held == 0
+    await until(lambda: door.held == 0)
     await other.say(request(other_url, other_body, *fields))
     assert (await other.answer())[::2] == GOOD
     for wire, task_id in ((one, first), (other, second)):
@@ -421,18 +429,13 @@ async def nonsense_behind(it: World) -> None:
     """The scene."""
     assert it.service is not None
     task_id, url, body = await rendering(it)
-    raised: list[Any] = []
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _loop, context: raised.append(context))
-    try:
+    with faults() as raised:
         wire = await Wire.to(it)
         async with one_batch(it.service.store):
             await wire.say(request(url, body) + request(url, b"zz\r\nfoo", "transfer-encoding: chunked"))
             assert (await wire.answer())[0] == 400
         assert await wire.ended() == b""
         await it.whole(task_id)
-    finally:
-        loop.set_exception_handler(None)
     wire.writer.close()
     assert await it.verdicts(task_id) == ["accepted"]
     assert raised == []
@@ -552,22 +555,17 @@ async def test_what_is_committed_goes_on_without_its_answer(it: World, monkeypat
     """An answer that fails is a fault of ours: we hear of it, the sender is let go, the event is delivered."""
     assert it.service is not None
     task_id, url, body = await rendering(it)
-    heard: list[dict[str, Any]] = []
-    loop = asyncio.get_running_loop()
-    ours = loop.get_exception_handler()
-    loop.set_exception_handler(lambda _loop, context: heard.append(context))
 
     def fails(*_: object) -> None:
         raise OSError("no way out")
 
     wire = await Wire.to(it)
-    with monkeypatch.context() as patched:
+    with faults() as heard, monkeypatch.context() as patched:
         patched.setattr(Protocol, "_write_good", fails)
         await wire.say(request(url, body))
         with contextlib.suppress(ConnectionError):
             assert await wire.ended() == b""
-    loop.set_exception_handler(ours)
-    assert [str(one["exception"]) for one in heard] == ["no way out"]
+    assert heard == ["no way out"]
     wire.writer.close()
     await it.whole(task_id)
 

@@ -161,13 +161,12 @@ class Protocol(HttpToolsProtocol):
             return False
         scope: Any = cycle.scope
         try:
-            taken = self._front.take(scope, cycle.body, partial(self._answer, cycle))
+            taken = self._front.take(scope, cycle.body, partial(self._answer, cycle), self.transport.close)
         except Exception:  # noqa: BLE001 -- a fault of ours: the long way meets it too, and there it is logged and a 500
             taken = None
         if taken is None:
             return False
         cycle.body = bytearray()  # the cycle stays until the next request
-        taken.close = self.transport.close
         self.tasks.add(taken)  # type: ignore[arg-type] # what uvicorn waits for when it stops
         return True
 

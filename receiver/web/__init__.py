@@ -80,10 +80,10 @@ class Front:
         else:
             await self._door(scope, receive, send, rest)
 
-    def take(self, scope: Scope, body: bytearray, tell: Told) -> Taken | None:
+    def take(self, scope: Scope, body: bytearray, tell: Told, close: Callable[[], None]) -> Taken | None:
         """Take a whole request at once, if it is a callback that can be; see `CallbackDoor.take`."""
         rest = self._behind_prefix(scope)
-        return None if rest is None else self._door.take(scope, body, rest, tell)
+        return None if rest is None else self._door.take(scope, body, rest, tell, close)
 
     def _behind_prefix(self, scope: Scope) -> str | None:
         if scope["type"] == "http":

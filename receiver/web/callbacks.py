@@ -45,10 +45,6 @@ _READING = frozenset({"GET", "HEAD"})
 _WRITING = frozenset({"POST", "PUT"})
 
 
-def _nothing() -> None:
-    """There is no connection to close yet."""
-
-
 class Taken(msgspec.Struct, eq=False):
     """A callback that the door has taken in one piece: the store is at it.
 
@@ -59,7 +55,7 @@ class Taken(msgspec.Struct, eq=False):
     door: CallbackDoor
     op: Callback
     started: float
-    close: Callable[[], None] = _nothing
+    close: Callable[[], None]
 
     __repr__ = object.__repr__  # a loop that logs a callback of its own would tell of the body
 
@@ -115,11 +111,11 @@ class CallbackDoor:
         else:
             await answer(send, 405, b"", ((b"allow", b"POST, PUT, GET, HEAD"),))
 
-    def take(self, scope: Scope, body: bytearray, rest: str, tell: Told) -> Taken | None:
+    def take(self, scope: Scope, body: bytearray, rest: str, tell: Told, close: Callable[[], None]) -> Taken | None:
         """Have a callback stored whose body is here as a whole: what `__call__` does where its answer will be 200.
 
-        `tell` is called with it once it is committed, or cannot be. None where the answer may be another, or the body
-        is not as it was sent: `__call__` is to see to that.
+        `tell` is called with it once it is committed, or cannot be; `close` closes its sender's connection. None where
+        the answer may be another, or the body is not as it was sent: `__call__` is to see to that.
         """
         if scope["method"] not in _WRITING or len(body) > MAX_BODY or header(scope, b"content-encoding") is not None:
             return None
@@ -128,7 +124,7 @@ class CallbackDoor:
         now, started = self.clock(), perf_counter()
         try:
             task_id = signing.read(self.signing_keys, rest.partition("/")[0], now=now)
-            taken = Taken(self, self._op(scope, task_id, bytes(body), now), started)
+            taken = Taken(self, self._op(scope, task_id, bytes(body), now), started, close)
             self.store.soon(taken.op, partial(tell, taken))
         except (TokenError, StoreUnavailable):
             return None
