@@ -1,4 +1,4 @@
-"""The two ways into the callback door: whole at once, without a task, and uvicorn's. Nobody is to tell them apart.
+"""The two ways into the callback door: whole at once, past uvicorn's parser, and uvicorn's. Nobody is to tell them apart.
 
 A request that is sent in one piece goes the one way, the same request in two pieces the other.
 """
@@ -22,6 +22,7 @@ import uvloop
 from receiver import signing
 from receiver.app.protocol import Protocol
 from receiver.errors import StoreUnavailable
+from receiver.ingest import Callback
 from receiver.web import callbacks
 from tests import databases
 from tests.rooms import PATIENCE, one_batch, task_of, until
@@ -296,6 +297,77 @@ async def test_whatever_comes_in_whatever_pieces_is_answered_in_its_turn(it: Wor
         assert "unreadable" not in await it.verdicts(task_id)
 
 
+async def test_what_comes_while_one_is_taken_waits_for_its_turn(it: World) -> None:
+    """A sender that does not wait for its answer, in pieces of any size: read once the first is answered, in order."""
+    assert it._server is not None
+    assert it.service is not None
+    tasks = [await rendering(it) for _ in range(3)]
+    wire, requests = await Wire.to(it), it._server.server_state.tasks
+    async with one_batch(it.service.store):
+        await wire.say(request(*tasks[0][1:]))
+        await until(lambda: len(requests) == 1)
+        second = request(*tasks[1][1:])
+        await wire.say(second[:20], second[20:] + request(*tasks[2][1:]) + request("http://x/livez", method="GET"))
+        assert len(requests) == 1
+    assert [(await wire.answer())[0] for _ in range(4)] == [200, 200, 200, 200]
+    for task_id, _, _ in tasks:
+        assert await it.verdicts(task_id) == ["accepted"]
+    wire.writer.write_eof()
+    assert await wire.ended() == b""
+    wire.writer.close()
+
+
+@contextlib.contextmanager
+def nothing_stored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Callbacks that were taken cannot be committed."""
+
+    def fails(*_: object) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Callback, "apply", fails)
+        yield
+
+
+async def test_what_cannot_be_committed_holds_up_nobody_behind_it(it: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503, then answers to what came meanwhile on the same connection, the last of it in two pieces."""
+    assert it._server is not None
+    assert it.service is not None
+    task_id, url, body = await rendering(it)
+    wire, requests, again = await Wire.to(it), it._server.server_state.tasks, request(url, body)
+    with nothing_stored(monkeypatch):
+        async with one_batch(it.service.store):
+            await wire.say(again)
+            await until(lambda: len(requests) == 1)
+            await wire.say(request("http://x/livez", method="GET") + again[:30])
+        assert [(await wire.answer())[0] for _ in range(2)] == [503, 200]
+    await wire.say(again[30:])
+    assert (await wire.answer())[::2] == GOOD
+    wire.writer.close()
+    assert await it.verdicts(task_id) == ["accepted"]
+
+
+async def test_what_cannot_be_committed_is_counted_though_its_sender_is_gone(
+    it: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is answered, nothing is raised, nothing stays counted as held; the operator hears of it."""
+    assert it._server is not None
+    assert it.service is not None
+    task_id, url, body = await rendering(it)
+    requests, counted = it._server.server_state.tasks, it.service.after.metrics.callbacks.values
+    before, door = counted["unstored"], it.service.front._door
+    with faults() as heard, nothing_stored(monkeypatch):
+        async with one_batch(it.service.store):
+            wire = await Wire.to(it)
+            await wire.say(request(url, body))
+            await until(lambda: len(requests) == 1)
+            wire.writer.transport.abort()
+        await until(lambda: counted["unstored"] > before and not requests)
+    assert heard == []
+    assert door.held == 0
+    assert await it.verdicts(task_id) == []
+
+
 async def test_who_may_not_come_in_is_refused_alike(it: World) -> None:
     """A forged token and one of no task: the same 404 by both ways."""
     task_id, url, body = await rendering(it)
@@ -480,16 +552,19 @@ async def test_a_body_that_breaks_off_is_noted(it: World, cut: Any) -> None:
     await it.eventually(noted)
 
 
-async def test_a_connection_that_is_kept_keeps_no_body(it: World) -> None:
+@pytest.mark.parametrize("cut", [lambda sent: [sent], halves], ids=["whole", "halves"])
+async def test_a_connection_that_is_kept_keeps_no_body(it: World, cut: Any) -> None:
     """It may be idle for half a minute, and there may be thousands."""
     _, url, body = await rendering(it)
     wire = await Wire.to(it)
-    await wire.say(request(url, body))
+    await wire.say(*cut(request(url, body)))
     assert (await wire.answer())[::2] == GOOD
     assert it._server is not None
-    kept = [one for one in it._server.server_state.connections if isinstance(one, Protocol) and one.cycle is not None]
+    kept = [one for one in it._server.server_state.connections if isinstance(one, Protocol)]
     assert len(kept) > 0
-    assert not any(one.cycle.body for one in kept)
+    for one in kept:
+        held: list[Any] = [one._taken, one._head, one._behind, one._data, getattr(one.cycle, "body", b"")]
+        assert not any(held)
     wire.writer.close()
 
 
@@ -571,22 +646,24 @@ async def test_what_is_committed_goes_on_without_its_answer(it: World, monkeypat
     await it.whole(task_id)
 
 
-async def test_a_stop_waits_for_what_was_taken(it: World) -> None:
+@pytest.mark.parametrize("status", [200, 503])
+async def test_a_stop_waits_for_what_was_taken(it: World, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     """A callback that waits for its commit when the stop comes is answered, and its connection closed."""
     task_id, url, body = await rendering(it)
     assert it.service is not None
     assert it._server is not None
     wire, requests = await Wire.to(it), it._server.server_state.tasks
-    async with one_batch(it.service.store):
-        await wire.say(request(url, body))
-        service = it.service
-        await until(lambda: len(requests) == 1)  # the writer may be asked by others
-        it.begin_stop()
-        await until(lambda: service._stopping)  # the connections have heard of it before
-    answer = await wire.answer()
-    assert answer[::2] == GOOD
+    with nothing_stored(monkeypatch) if status != 200 else contextlib.nullcontext():
+        async with one_batch(it.service.store):
+            await wire.say(request(url, body))
+            service = it.service
+            await until(lambda: len(requests) == 1)  # the writer may be asked by others
+            it.begin_stop()
+            await until(lambda: service._stopping)  # the connections have heard of it before
+        answer = await wire.answer()
+    assert answer[0] == status
     assert answer[1]["connection"] == "close"
     assert await wire.ended() == b""
     wire.writer.close()
     await it.restart()
-    assert await it.verdicts(task_id) == ["accepted"]
+    assert await it.verdicts(task_id) == (["accepted"] if status == 200 else [])

@@ -1,13 +1,15 @@
 """A connection is uvicorn's, with two shortcuts and one mend.
 
 uvicorn writes an answer's head and its body apart, and each write is a system call: here an answer leaves in one piece.
-It makes a task of each request, which for a callback, on the one hot path, is as dear as to read and check it: a
-callback needs none. And it loses the body of whoever would rather speak HTTP/2, as Java's client does on every plain
-connection: here that wish is passed over, as HTTP lets a server do.
+It calls back for each part of a request and makes a task of the whole, which for a callback, on the one hot path, is
+twice as dear as to read and check it: a callback that arrives whole, with a head that nobody can read in two ways, is
+read by one pattern and needs no task. And it loses the body of whoever would rather speak HTTP/2, as Java's client does
+on every plain connection: here that wish is passed over, as HTTP lets a server do.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from receiver.web import Front, Taken
@@ -32,6 +35,18 @@ _REST: Final = b"content-type: application/json\r\ncontent-length: %d\r\n" % len
 _KEPT: Final = _REST + b"\r\n" + RECEIVED
 _CLOSED: Final = _REST + b"connection: close\r\n\r\n" + RECEIVED
 _WISHES: Final = frozenset({b"upgrade", b"http2-settings"})
+_MAX_HEAD: Final = 8192
+"""Bytes of a head that the pattern looks at."""
+# RFC 9112 without what has a second reading: one length, no coding, no wish, no line that goes on, nothing but CRLF.
+_TOKEN: Final = rb"[!#-'*+.^_`|~0-9A-Za-z-]+"
+_SPECIAL: Final = rb"(?i:connection|content-|expect|proxy-|transfer-|upgrade)"
+_OTHERS: Final = rb"(?:(?!%b)%b:[\t -~\x80-\xff]*\r\n|(?i:connection): keep-alive\r\n)*" % (_SPECIAL, _TOKEN)
+_TYPE: Final = rb"(?:(?i:content-type): ?([!-~]+(?: [!-~]+)*)\r\n%b)?" % _OTHERS
+_WHOLE: Final = re.compile(
+    rb"(?:POST|PUT) (/[A-Za-z0-9._~/-]*) HTTP/1\.1\r\n%b%b(?i:content-length): ?([0-9]{1,7})\r\n%b%b\r\n"
+    % (_OTHERS, _TYPE, _OTHERS, _TYPE)
+)
+"""A path, a content type before the length, the length, and a content type after it."""
 
 
 class Joined:
@@ -80,16 +95,18 @@ class Joined:
 class Protocol(HttpToolsProtocol):
     """uvicorn's, with the two shortcuts and the mend.
 
-    A request is begun when what has arrived is read to its end. If it is a callback and whole by then, as it nearly
-    always is, the door takes it at once and its answer is written when its commit is done; all else goes uvicorn's way,
-    and so does a callback that cannot be answered 200.
+    A callback that is whole in what arrives while nothing else is under way, as it nearly always is, never meets
+    uvicorn's parser: the door takes it at once, and its answer is written when its commit is done. All else goes
+    uvicorn's way, and so does a callback that cannot be answered 200.
     """
 
     _front: Front
     _wire: Joined
-    _held: RequestResponseCycle | None = None
-    _arrives = _wishes = False
-    _data = _anew = _ok = b""
+    _taken: Taken | None = None
+    _instead: ASGI3Application | None = None
+    _between = True  # the parser is at no request
+    _stops = _wishes = False
+    _head = _behind = _data = _anew = _ok = b""
     _headers: list[tuple[bytes, bytes]] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -97,40 +114,50 @@ class Protocol(HttpToolsProtocol):
         self._front, self._wire = cast("Front", self.app), Joined(transport, self.loop)
         super().connection_made(self._wire)  # type: ignore[arg-type]
 
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._between = False
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
-        """A request arrives; it may have to wait for the one before it."""
+        """A request's head is read."""
         if self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers):  # else it is CONNECT
             self._wishes = True
-            return
-        self._arrives = True
-        super().on_headers_complete()
-        self._arrives = False
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if self._arrives and app is self.app:
-            self._held = cycle
         else:
-            super()._start_asgi_task(cycle, app)
+            super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """A request is whole."""
-        if self._wishes:  # all but its body, if it has one
-            return
-        super().on_message_complete()
-        cycle, self._held = self._held, None
-        if cycle is not None and not self._take(cycle):
-            super()._start_asgi_task(cycle, self.app)
+        self._between = True
+        if not self._wishes:  # else all but its body, if it has one
+            super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         """Some of a request, one, or several."""
+        if self._taken is not None:
+            self._behind += data
+            self.flow.pause_reading()
+        elif not self._take(data):
+            self._read(data)
+
+    def shutdown(self) -> None:
+        """Close the connection once nothing is under way."""
+        if self._taken is None:
+            super().shutdown()
+        else:
+            self._stops = True
+
+    def _read(self, data: bytes) -> None:
+        """Go uvicorn's way."""
         while data:
             self._data, self._anew = data, b""
             super().data_received(data)
             data = self._anew
         self._data = b""
-        cycle, self._held = self._held, None
-        if cycle is not None:
-            super()._start_asgi_task(cycle, self.app)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        app, self._instead = self._instead or app, None
+        super()._start_asgi_task(cycle, app)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Have a request that wishes for another protocol read anew without that wish, and what follows it, too.
@@ -155,45 +182,66 @@ class Protocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
 
-    def _take(self, cycle: RequestResponseCycle) -> bool:
+    def _take(self, data: bytes) -> bool:
         """Whether the door has it."""
-        if cycle.waiting_for_100_continue or self.flow.write_paused:
+        is_idle = self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr] # at first it is
+        free = is_idle and self._between and not self.flow.write_paused
+        whole = _WHOLE.match(data, 0, _MAX_HEAD) if free else None
+        if whole is None:
             return False
-        scope: Any = cycle.scope
+        path, before, size, after = whole.groups()
+        end = whole.end()
+        if len(data) - end != int(size) or (before and after):
+            return False
         try:
-            taken = self._front.take(scope, cycle.body, partial(self._answer, cycle), self.transport.close)
+            taken = self._front.take(path.decode(), data[end:], before or after, self._answer, self.transport.close)
         except Exception:  # noqa: BLE001 -- a fault of ours: the long way meets it too, and there it is logged and a 500
-            taken = None
+            return False
         if taken is None:
             return False
-        cycle.body = bytearray()  # the cycle stays until the next request
+        self._unset_keepalive_if_required()
+        self._taken, self._head = taken, data[:end]
         self.tasks.add(taken)  # type: ignore[arg-type] # what uvicorn waits for when it stops
         return True
 
-    def _answer(
-        self, cycle: RequestResponseCycle, taken: Taken, recorded: Any, error: BaseException | None
-    ) -> Callable[[], None] | None:
+    def _answer(self, taken: Taken, recorded: Any, error: BaseException | None) -> Callable[[], None] | None:
         self.tasks.discard(taken)
-        if error is not None:  # uvicorn logs what the door has no answer to, and says 500
-            super()._start_asgi_task(cycle, partial(taken.failed, error))
-            return None
+        self._taken, head, behind = None, self._head, self._behind
+        self._head = self._behind = b""
         try:
-            self._write_good(cycle)
-        except Exception as fault:  # noqa: BLE001 -- it is committed, so it goes on; its sender may come again
+            if error is None:
+                self._write_good()
+            else:
+                self._refuse(head + taken.op.body, partial(taken.failed, error))
+            if behind and not self.transport.is_closing():
+                self.data_received(behind)
+        except Exception as fault:  # noqa: BLE001 -- what is committed goes on; its sender may come again
             self.loop.call_exception_handler({"message": "a callback's answer failed", "exception": fault})
             self.transport.abort()
-        return partial(taken.accepted, recorded)
+        return partial(taken.accepted, recorded) if error is None else None
 
-    def _write_good(self, cycle: RequestResponseCycle) -> None:
-        cycle.on_response = lambda: None  # as uvicorn does: it would keep the connection from being freed
-        # It is closing where what came behind the callback was no HTTP, or where a stop waits no longer.
-        if cycle.disconnected or self.transport.is_closing():
+    def _refuse(self, request: bytes, app: ASGI3Application) -> None:
+        """Have uvicorn read what was taken, and `app` answer it: what that raises is logged and a 500.
+
+        Whoever sent it may be gone, and the parser with them; the log is to have it all the same.
+        """
+        is_gone = self.parser is None
+        if is_gone:
+            self.parser = httptools.HttpRequestParser(self)
+        self._instead = app
+        self._read(request)
+        if is_gone:
+            self.parser = None  # type: ignore[assignment]
+        if self._stops:
+            super().shutdown()
+
+    def _write_good(self) -> None:
+        if self.transport.is_closing():  # its sender is gone, or a stop waits no longer
             return
-        cycle.response_started = cycle.response_complete = True
         headers = self.server_state.default_headers
         if headers is not self._headers:  # they are made anew each second
             self._headers, self._ok = headers, _OK + b"".join([b"%b: %b\r\n" % header for header in headers])
-        self._wire.write_whole(self._ok + (_KEPT if cycle.keep_alive else _CLOSED))
-        if not cycle.keep_alive:
+        self._wire.write_whole(self._ok + (_CLOSED if self._stops else _KEPT))
+        if self._stops:
             self.transport.close()
         self.on_response_complete()

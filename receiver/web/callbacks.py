@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +44,22 @@ _READING = frozenset({"GET", "HEAD"})
 _WRITING = frozenset({"POST", "PUT"})
 
 
+Told = Callable[["Taken", Any, BaseException | None], Callable[[], None] | None]
+"""Told of what was taken, and what came of it, a `Recorded` or an error; see `receiver.store.writer.Done`."""
+
+
 class Taken(msgspec.Struct, eq=False):
     """A callback that the door has taken in one piece: the store is at it.
 
     Attributes:
+        tell: is told of it once it is committed, or cannot be.
         close: closes its sender's connection.
     """
 
     door: CallbackDoor
     op: Callback
     started: float
+    tell: Told
     close: Callable[[], None]
 
     __repr__ = object.__repr__  # a loop that logs a callback of its own would tell of the body
@@ -63,19 +68,18 @@ class Taken(msgspec.Struct, eq=False):
         """Let its sender go without an answer: the service stops. It is committed all the same, or is not."""
         self.close()
 
+    def done(self, recorded: Any, error: BaseException | None) -> Callable[[], None] | None:
+        """What the store calls."""
+        self.door.held -= len(self.op.body)
+        return self.tell(self, recorded, error)
+
     def accepted(self, recorded: Recorded) -> None:
         """It is committed."""
-        self.door.held -= len(self.op.body)
         self.door.accepted(self.op, recorded, self.started)
 
     async def failed(self, error: BaseException, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer that it is not; an ASGI application but for its first argument."""
-        self.door.held -= len(self.op.body)
         await self.door.failed(self.op.task_id, error, scope, send)
-
-
-Told = Callable[[Taken, Any, BaseException | None], Callable[[], None] | None]
-"""Told of what was taken, and what came of it, a `Recorded` or an error; see `receiver.store.writer.Done`."""
 
 
 @dataclass
@@ -111,21 +115,21 @@ class CallbackDoor:
         else:
             await answer(send, 405, b"", ((b"allow", b"POST, PUT, GET, HEAD"),))
 
-    def take(self, scope: Scope, body: bytearray, rest: str, tell: Told, close: Callable[[], None]) -> Taken | None:
-        """Have a callback stored whose body is here as a whole: what `__call__` does where its answer will be 200.
+    def take(
+        self, rest: str, body: bytes, declared: bytes | None, tell: Told, close: Callable[[], None]
+    ) -> Taken | None:
+        """Have a callback stored that was sent whole and as it is: what `__call__` does where its answer will be 200.
 
-        `tell` is called with it once it is committed, or cannot be; `close` closes its sender's connection. None where
-        the answer may be another, or the body is not as it was sent: `__call__` is to see to that.
+        `rest` is what follows `/callbacks/`, `declared` the content type. None where the answer may be another:
+        `__call__` is to see to that.
         """
-        if scope["method"] not in _WRITING or len(body) > MAX_BODY or header(scope, b"content-encoding") is not None:
-            return None
-        if self.held > MAX_HELD:
+        if len(body) > MAX_BODY or self.held > MAX_HELD:
             return None
         now, started = self.clock(), perf_counter()
         try:
             task_id = signing.read(self.signing_keys, rest.partition("/")[0], now=now)
-            taken = Taken(self, self._op(scope, task_id, bytes(body), now), started, close)
-            self.store.soon(taken.op, partial(tell, taken))
+            taken = Taken(self, self._op(declared, task_id, body, now), started, tell, close)
+            self.store.soon(taken.op, taken.done)
         except (TokenError, StoreUnavailable):
             return None
         self.held += len(body)
@@ -164,8 +168,7 @@ class CallbackDoor:
         body = b'{"type":"/docs/problems/store-unavailable","title":"Try again","status":503}'
         await answer(send, 503, body, (PROBLEM, RETRY_AFTER))
 
-    def _op(self, scope: Scope, task_id: TaskId, body: bytes, now: datetime, flaw: str = "") -> Callback:
-        declared = header(scope, b"content-type")
+    def _op(self, declared: bytes | None, task_id: TaskId, body: bytes, now: datetime, flaw: str = "") -> Callback:
         content_type = None if declared is None else declared[:200].decode("latin-1")
         parsed = None
         if not flaw:
@@ -188,7 +191,7 @@ class CallbackDoor:
             full = StoreUnavailable(f"{MAX_HELD} bytes of callbacks wait for the disk already")
             await self.failed(task_id, full, scope, send)
             return
-        op = self._op(scope, task_id, body, now, flaw)
+        op = self._op(header(scope, b"content-type"), task_id, body, now, flaw)
         self.held += len(body)
         try:
             recorded = await self.store.run(op)
