@@ -1,5 +1,8 @@
 """How much and at what cost: closed loops of 32 connections, against hello in the same run.
 
+Both servers are up at once, and have their requests by turns of half a second each: the speed of a virtual machine's
+core changes from one second to the next by as much as two, and what it does, it does to both.
+
 * Durable accept: callbacks into the inbox, the task, the event and one delivery row. Every log line is on,
   `synchronous=FULL`, each 200 after its commit; the delivery is due in an hour, so none is made.
 * End to end: all of that, and the delivery made; until the last has arrived.
@@ -10,40 +13,53 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import harness
-from bench.load import Sink, closed_loop, listening
+from bench.load import Sink, Tally, closed_loop, listening
 from bench.report import Measured, Row, at_least
 
 if TYPE_CHECKING:
-    from bench.load import Tally
     from bench.run import Run
 
 CONNECTIONS = 32
-ACCEPTS, DELIVERS, PLAINS = 20_000, 10_000, 1_000
+TURNS = 10
+HELLOS, ACCEPTS, DELIVERS, PLAINS = 100_000, 20_000, 10_000, 1_000
 LATER = "[delivery]\nschedule = ['1h']\n" + harness.destination(9)
 WIDE = "max_concurrency = 32"
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A second's worth, its cost in microseconds of the server's CPU each, and what the load saw."""
+    """So many in so many seconds, the seconds of the server's CPU that they took, and what the load saw."""
 
-    rate: float
-    cpu: float
+    count: int
+    seconds: float
+    busy: float
     tally: Tally
 
+    @property
+    def rate(self) -> float:
+        """A second's worth."""
+        return self.count / self.seconds
 
-async def accepted(served: harness.Served, requests: list[bytes]) -> Rate:
-    """A warm-up, and a run of all others."""
-    warm = len(requests) // 20
-    await closed_loop(served.port, iter(requests[:warm]), CONNECTIONS)
+    @property
+    def cpu(self) -> float:
+        """What each cost, in microseconds of the server's CPU."""
+        return self.busy / self.count * 1e6
+
+
+Measure = Callable[[harness.Served, list[bytes]], Awaitable[Rate]]
+
+
+async def answered(served: harness.Served, requests: list[bytes]) -> Rate:
+    """All of them, each answered 200."""
     before = served.cpu()
-    tally = await closed_loop(served.port, iter(requests[warm:]), CONNECTIONS)
+    tally = await closed_loop(served.port, iter(requests), CONNECTIONS)
     assert tally.other == 0, f"{tally.other} requests were not answered 200"
-    return Rate(tally.rate, (served.cpu() - before) / tally.ok * 1e6, tally)
+    return Rate(tally.ok, tally.seconds, served.cpu() - before, tally)
 
 
 async def delivered(served: harness.Served, requests: list[bytes], each: int = 1) -> Rate:
@@ -56,19 +72,34 @@ async def delivered(served: harness.Served, requests: list[bytes], each: int = 1
         await asyncio.sleep(0.02)
     assert tally.other == 0, f"{tally.other} callbacks were not answered 200"
     assert Sink.count >= wanted, f"{Sink.count} of {wanted} were delivered"
-    return Rate(len(requests) / (Sink.last - started), (served.cpu() - before) / len(requests) * 1e6, tally)
+    return Rate(len(requests), Sink.last - started, served.cpu() - before, tally)
 
 
-async def hello(run: Run) -> Rate:
-    """What the machine gives."""
-    async with harness.hello() as served:
-        return await accepted(served, list(harness.hello_requests(run.size(40_000), served.port)))
+async def by_turns(*sides: tuple[Measure, harness.Served, list[bytes]]) -> list[Rate]:
+    """What each side does in all, after a warm-up, a few of its requests at a time."""
+    for measure, served, requests in sides:
+        await measure(served, requests[: len(requests) // 20])
+    seen: list[list[Rate]] = [[] for _ in sides]
+    for turn in range(TURNS):
+        for (measure, served, requests), rates in zip(sides, seen, strict=True):
+            timed = requests[len(requests) // 20 :]
+            part = timed[len(timed) * turn // TURNS : len(timed) * (turn + 1) // TURNS]
+            rates.append(await measure(served, part))
+    return [_whole(rates) for rates in seen]
+
+
+def _whole(rates: list[Rate]) -> Rate:
+    latencies = [one for rate in rates for one in rate.tally.latencies]
+    count, seconds = sum(rate.count for rate in rates), sum(rate.seconds for rate in rates)
+    return Rate(count, seconds, sum(rate.busy for rate in rates), Tally(count, 0, seconds, latencies))
 
 
 async def accept(count: int, database: str | None = None, size: int = 0) -> Rate:
-    """Durable accept by a service of its own."""
+    """Durable accept by a service of its own, after a warm-up."""
     async with harness.receiver(count, LATER, database, size=size) as served:
-        return await accepted(served, served.callbacks)
+        warm = count // 20
+        await answered(served, served.callbacks[:warm])
+        return await answered(served, served.callbacks[warm:])
 
 
 async def deliver(count: int, database: str | None = None, size: int = 0, destinations: int = 1) -> Rate:
@@ -79,19 +110,16 @@ async def deliver(count: int, database: str | None = None, size: int = 0, destin
             return await delivered(served, served.callbacks, destinations)
 
 
-async def plain(run: Run) -> Rate:
-    """End to end by a shared plain httpx client."""
-    async with listening(Sink) as port, harness.asgi(harness.PLAIN, SINK=f"http://127.0.0.1:{port}/hook") as served:
-        return await delivered(served, list(harness.hello_requests(run.size(PLAINS), served.port)))
-
-
 async def measure_accept(run: Run) -> Measured:
     """Durable accept of hello, by turns."""
     hellos, ours = [], []
     for _ in range(run.repetitions):
-        hellos.append(await hello(run))
-        ours.append(await accept(run.size(ACCEPTS)))
-        tell("accept", ours[-1], hellos[-1])
+        async with harness.hello() as hello, harness.receiver(run.size(ACCEPTS), LATER) as served:
+            asked = list(harness.hello_requests(run.size(HELLOS), hello.port))
+            theirs, our = await by_turns((answered, hello, asked), (answered, served, served.callbacks))
+        hellos.append(theirs)
+        ours.append(our)
+        tell("accept", our, theirs)
     p99 = statistics.median(one.tally.percentile(0.99) for one in ours)
     also = f"{words(ours)} of hello's {words(hellos)}; p99 {p99:.0f} ms"
     return Measured(
@@ -108,11 +136,22 @@ async def measure_end_to_end(run: Run) -> Measured:
     """The whole way of hello, and of a plain client, by turns."""
     hellos, ours, plains = [], [], []
     for _ in range(run.repetitions):
-        hellos.append(await hello(run))
-        ours.append(await deliver(run.size(DELIVERS)))
-        plains.append(await plain(run))
-        tell("end to end", ours[-1], hellos[-1])
-        tell("plain httpx", plains[-1], hellos[-1])
+        async with (
+            listening(Sink) as sink,
+            harness.hello() as hello,
+            harness.receiver(run.size(DELIVERS), harness.destination(sink, "sink", WIDE)) as served,
+            harness.asgi(harness.PLAIN, SINK=f"http://127.0.0.1:{sink}/hook") as plain,
+        ):
+            theirs, our, plainly = await by_turns(
+                (answered, hello, list(harness.hello_requests(run.size(HELLOS), hello.port))),
+                (delivered, served, served.callbacks),
+                (delivered, plain, list(harness.hello_requests(run.size(PLAINS), plain.port))),
+            )
+        hellos.append(theirs)
+        ours.append(our)
+        plains.append(plainly)
+        tell("end to end", our, theirs)
+        tell("plain httpx", plainly, theirs)
     return Measured(
         [
             at_least("end to end, 1 destination, all delivered: of hello", shares(ours, hellos), 0.10, "", words(ours)),

@@ -1,4 +1,4 @@
-"""The two ways into the callback door: whole at once, past uvicorn's parser, and uvicorn's. Nobody is to tell them apart.
+"""The two ways into the callback door: whole at once, past uvicorn's parser, and uvicorn's. Nobody can tell them apart.
 
 A request that is sent in one piece goes the one way, the same request in two pieces the other.
 """
