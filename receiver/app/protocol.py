@@ -106,6 +106,7 @@ class Protocol(HttpToolsProtocol):
     _instead: ASGI3Application | None = None
     _between = True  # the parser is at no request
     _stops = _wishes = False
+    _used = float("-inf")  # when the last callback was answered
     _head = _behind = _data = _anew = _ok = b""
     _headers: list[tuple[bytes, bytes]] | None = None
 
@@ -146,6 +147,14 @@ class Protocol(HttpToolsProtocol):
             super().shutdown()
         else:
             self._stops = True
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that is not used; a timer goes on through callbacks, and is not made anew for each."""
+        left = self.timeout_keep_alive - (0 if self._taken else self.loop.time() - self._used)
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
     def _read(self, data: bytes) -> None:
         """Go uvicorn's way."""
@@ -199,7 +208,6 @@ class Protocol(HttpToolsProtocol):
             return False
         if taken is None:
             return False
-        self._unset_keepalive_if_required()
         self._taken, self._head = taken, data[:end]
         self.tasks.add(taken)  # type: ignore[arg-type] # what uvicorn waits for when it stops
         return True
@@ -244,4 +252,8 @@ class Protocol(HttpToolsProtocol):
         self._wire.write_whole(self._ok + (_CLOSED if self._stops else _KEPT))
         if self._stops:
             self.transport.close()
-        self.on_response_complete()
+        self._used = self.loop.time()
+        if self.timeout_keep_alive_task is None or self.flow.read_paused:
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1

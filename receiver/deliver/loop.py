@@ -78,14 +78,15 @@ class Deliverer:
         now = self.clock()
         for name in self._lanes if destination is None else (destination,):
             lane = self._lanes.get(name)
-            if lane is None or (due_at is not None and lane.is_held(now)):
+            if lane is None:
+                continue
+            # What is due no earlier than what the lane will look for anyway is found with it.
+            if due_at is not None and ((lane.due_at is not None and lane.due_at <= due_at) or lane.is_held(now)):
                 continue
             if due_at is None or due_at <= now:
                 lane.due = True
-            elif lane.due_at is None or due_at < lane.due_at:
-                lane.due_at = due_at
             else:
-                continue
+                lane.due_at = due_at
             self._wake.set()
 
     def take(self, leased: Sequence[tuple[Delivery, Event]]) -> None:
