@@ -12,7 +12,7 @@ import pytest
 
 from receiver import health
 from receiver.app import clock
-from receiver.deliver import Claim
+from receiver.deliver import Claim, loop
 from receiver.health import Terms
 from receiver.ids import DeliveryId
 from receiver.ingest import Born
@@ -194,6 +194,26 @@ async def test_what_is_given_back_by_a_crowded_lane_is_claimed_again(store: Stor
         ]
         await put(store, event, *born)
         room.deliverer.take([(one, event) for one in born])  # its share is four
+        await all_delivered(store)
+
+
+@pytest.mark.parametrize("told", ["once", "of each"])
+async def test_a_start_that_comes_while_every_slot_is_taken_is_not_slept_over(
+    store: Store, target: Sink, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """A rate grants the next start before there is a slot: nobody waits for the look that is made in any case."""
+    monkeypatch.setattr(loop, "IDLE_FOR", 1000.0)
+    one = to(target.url, max_concurrency=1, rate=(2, timedelta(milliseconds=400)))
+    async with running(store, one) as room:
+        deliverer = room.deliverer
+        for _ in range(12):
+            if told == "of each":
+                (delivery,) = await many(store, 1, "sink")
+                deliverer.after.deliver("sink", delivery.due_at)
+                await asyncio.sleep(0.15)
+            else:
+                await many(store, 1, "sink")
+        deliverer.wake("sink")
         await all_delivered(store)
 
 

@@ -78,15 +78,14 @@ class Deliverer:
         now = self.clock()
         for name in self._lanes if destination is None else (destination,):
             lane = self._lanes.get(name)
-            if lane is None:
-                continue
-            # What is due no earlier than what the lane will look for anyway is found with it.
-            if due_at is not None and ((lane.due_at is not None and lane.due_at <= due_at) or lane.is_held(now)):
+            if lane is None or (due_at is not None and lane.is_held(now)):
                 continue
             if due_at is None or due_at <= now:
                 lane.due = True
-            else:
+            elif lane.due_at is None or due_at < lane.due_at:
                 lane.due_at = due_at
+            else:
+                continue
             self._wake.set()
 
     def take(self, leased: Sequence[tuple[Delivery, Event]]) -> None:
@@ -201,8 +200,10 @@ class Deliverer:
         self._start()
         for failure in filter(None, failures):  # only now: what the other lanes claimed is under way
             raise failure
-        dues = [lane.due_at for lane in self._lanes.values() if lane.due_at is not None and lane.is_low]
-        soonest = (min(dues) - self.clock()).total_seconds() if dues else IDLE_FOR
+        now, lanes = self.clock(), [*self._lanes.values()]
+        # A full one's time counts until it comes: the lane is due then, and the end of an attempt finds it so.
+        dues = [lane.due_at for lane in lanes if lane.due_at is not None and (lane.is_low or lane.due_at > now)]
+        soonest = (min(dues) - now).total_seconds() if dues else IDLE_FOR
         return min(max(soonest, 0.01), IDLE_FOR)
 
     def _look(self, now: datetime) -> bool:
