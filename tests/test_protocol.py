@@ -632,7 +632,7 @@ async def test_what_is_committed_goes_on_without_its_answer(it: World, monkeypat
     assert it.service is not None
     task_id, url, body = await rendering(it)
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **_named: object) -> None:
         raise OSError("no way out")
 
     wire = await Wire.to(it)
@@ -644,6 +644,35 @@ async def test_what_is_committed_goes_on_without_its_answer(it: World, monkeypat
     assert heard == ["no way out"]
     wire.writer.close()
     await it.whole(task_id)
+
+
+@pytest.mark.parametrize("behind", ["callback", "halves", "question"])
+async def test_a_stop_waits_for_what_came_behind_what_was_taken(it: World, behind: str) -> None:
+    """As far as it was read: each is answered, the last with the word that the connection closes."""
+    first, second = await rendering(it), await rendering(it)
+    assert it.service is not None
+    assert it._server is not None
+    wire, requests = await Wire.to(it), it._server.server_state.tasks
+    follows = request("http://x/livez", method="GET") if behind == "question" else request(*second[1:])
+    connections = [one for one in it._server.server_state.connections if isinstance(one, Protocol)]
+    async with one_batch(it.service.store):
+        await wire.say(request(*first[1:]))
+        service = it.service
+        await until(lambda: len(requests) == 1)
+        (taken,) = [one for one in connections if one._taken is not None]
+        pieces = halves(follows) if behind == "halves" else [follows]
+        await wire.say(*pieces)
+        await until(lambda: len(taken._behind) >= len(pieces[0]))
+        it.begin_stop()
+        await until(lambda: service._stopping)
+    answers = [await wire.answer(), await wire.answer()]
+    assert [one[0] for one in answers] == [200, 200]
+    assert [one[1].get("connection") for one in answers] == [None, "close"]
+    assert await wire.ended() == b""
+    wire.writer.close()
+    await it.restart()
+    assert await it.verdicts(first[0]) == ["accepted"]
+    assert await it.verdicts(second[0]) == ([] if behind == "question" else ["accepted"])
 
 
 @pytest.mark.parametrize("status", [200, 503])

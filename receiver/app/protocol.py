@@ -115,6 +115,11 @@ class Protocol(HttpToolsProtocol):
         self._front, self._wire = cast("Front", self.app), Joined(transport, self.loop)
         super().connection_made(self._wire)  # type: ignore[arg-type]
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A connection is gone; uvicorn leaves the timer of one that was reset, which would keep it for as long."""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
     def on_message_begin(self) -> None:
         """A request begins."""
         self._between = False
@@ -218,11 +223,13 @@ class Protocol(HttpToolsProtocol):
         self._head = self._behind = b""
         try:
             if error is None:
-                self._write_good()
+                self._write_good(closes=self._stops and not behind)
             else:
                 self._refuse(head + taken.op.body, partial(taken.failed, error))
             if behind and not self.transport.is_closing():
                 self.data_received(behind)
+            if self._stops:
+                self.shutdown()
         except Exception as fault:  # noqa: BLE001 -- what is committed goes on; its sender may come again
             self.loop.call_exception_handler({"message": "a callback's answer failed", "exception": fault})
             self.transport.abort()
@@ -240,17 +247,15 @@ class Protocol(HttpToolsProtocol):
         self._read(request)
         if is_gone:
             self.parser = None  # type: ignore[assignment]
-        if self._stops:
-            super().shutdown()
 
-    def _write_good(self) -> None:
+    def _write_good(self, *, closes: bool) -> None:
         if self.transport.is_closing():  # its sender is gone, or a stop waits no longer
             return
         headers = self.server_state.default_headers
         if headers is not self._headers:  # they are made anew each second
             self._headers, self._ok = headers, _OK + b"".join([b"%b: %b\r\n" % header for header in headers])
-        self._wire.write_whole(self._ok + (_CLOSED if self._stops else _KEPT))
-        if self._stops:
+        self._wire.write_whole(self._ok + (_CLOSED if closes else _KEPT))
+        if closes:
             self.transport.close()
         self._used = self.loop.time()
         if self.timeout_keep_alive_task is None or self.flow.read_paused:
