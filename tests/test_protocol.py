@@ -11,6 +11,8 @@ import gzip
 import json
 import random
 import re
+import socket
+import struct
 from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -566,6 +568,46 @@ async def test_a_connection_that_is_kept_keeps_no_body(it: World, cut: Any) -> N
         held: list[Any] = [one._taken, one._head, one._behind, one._data, getattr(one.cycle, "body", b"")]
         assert not any(held)
     wire.writer.close()
+
+
+async def connected(it: World, idle_for: float) -> tuple[Wire, Protocol]:
+    """A connection that may be idle for so many seconds, and its other end."""
+    assert it._server is not None
+    connections = it._server.server_state.connections
+    before = set(connections)
+    wire = await Wire.to(it)
+    await until(lambda: set(connections) - before)
+    (ours,) = [one for one in connections if one not in before and isinstance(one, Protocol)]
+    ours.timeout_keep_alive = idle_for  # type: ignore[assignment] # it is not asked for in whole seconds alone
+    await wire.say(request("http://x/livez", method="GET"))
+    assert (await wire.answer())[0] == 200
+    return wire, ours
+
+
+async def test_a_connection_that_is_used_is_kept_and_one_that_is_not_is_closed(it: World) -> None:
+    """A commit that takes longer than an idle connection is kept, callbacks close on one another; then nothing."""
+    assert it.service is not None
+    _, url, body = await rendering(it)
+    wire, _ = await connected(it, 0.5)
+    for _ in range(4):
+        await wire.say(request(url, body))
+        assert (await wire.answer())[::2] == GOOD
+        await asyncio.sleep(0.2)
+    async with one_batch(it.service.store):
+        await wire.say(request(url, body))
+        await asyncio.sleep(1.0)
+    assert (await wire.answer())[::2] == GOOD
+    assert await wire.ended() == b""
+    wire.writer.close()
+
+
+async def test_a_connection_that_was_reset_leaves_no_timer(it: World) -> None:
+    """It would keep the connection for as long as it runs."""
+    wire, ours = await connected(it, 30.0)
+    assert ours.timeout_keep_alive_task is not None
+    wire.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wire.writer.transport.abort()
+    await until(lambda: ours.timeout_keep_alive_task is None)
 
 
 async def test_who_goes_away_is_heard_all_the_same(it: World) -> None:

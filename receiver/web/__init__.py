@@ -74,21 +74,23 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "http":
-            path: str = scope["path"]
-            for prefix in self._prefixes:
-                if path.startswith(prefix):
-                    await self._door(scope, receive, send, path[len(prefix) :])
-                    return
-        await self._rest(scope, receive, send)
+        rest = self._behind_prefix(scope["path"]) if scope["type"] == "http" else None
+        if rest is None:
+            await self._rest(scope, receive, send)
+        else:
+            await self._door(scope, receive, send, rest)
 
     def take(
         self, path: str, body: bytes, content_type: bytes | None, tell: Told, close: Callable[[], None]
     ) -> Taken | None:
         """Take a whole request at once, if it is a callback that can be; see `CallbackDoor.take`."""
+        rest = self._behind_prefix(path)
+        return None if rest is None else self._door.take(rest, body, content_type, tell, close)
+
+    def _behind_prefix(self, path: str) -> str | None:
         for prefix in self._prefixes:
             if path.startswith(prefix):
-                return self._door.take(path[len(prefix) :], body, content_type, tell, close)
+                return path[len(prefix) :]
         return None
 
 
