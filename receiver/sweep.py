@@ -41,6 +41,8 @@ WRITER_FOR = timedelta(days=30)
 """After so long without a write a writer's mark is nobody's any more."""
 EVICT_EVERY = timedelta(minutes=1)
 """Looking for them reads the index of all that is pending."""
+END_EVERY = timedelta(seconds=5)
+"""How often it is asked who was stopped while it held rows of a shared database: each of several asks for itself."""
 LOOK_BACK_EVERY = timedelta(minutes=10)
 """How often retention begins anew with the oldest: what had to stay when it was looked at may have been delivered. In
 between it only goes on, so that however much waits for a destination is not looked at every second; and it goes through
@@ -260,6 +262,7 @@ class Sweeper:
     every: float = 1.0
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _evicted_at: datetime | None = None
+    _ended_at: datetime | None = None
     _looked_back_at: datetime | None = None
     _is_through: bool = True
     _place: Place = BEGIN
@@ -289,6 +292,8 @@ class Sweeper:
     async def round(self) -> bool:
         """One of everything; whether some step was a full one, so that there is more."""
         now = self.clock()
+        if _is_over(self._ended_at, END_EVERY, now):
+            await self._end_stopped(now)
         rescued = await self.store.run(Rescue(self.store, now))
         self._told(rescued)
         disowned = await self.store.run(Disown(self.store, now, self.rules))
@@ -300,6 +305,12 @@ class Sweeper:
         if refused:
             await self.store.run(NoteRefusals(self.store, refused))
         return max(len(rescued), len(disowned), looked) >= STEP
+
+    async def _end_stopped(self, now: datetime) -> None:
+        ended = await self.store.end_stopped()
+        self._ended_at = now
+        if ended:
+            self.log.warning("session.ended", count=ended, reason="an instance stopped in the middle of a transaction")
 
     async def _prune(self, now: datetime) -> int:
         """A step from where the last one ended; how many it looked at."""

@@ -11,17 +11,18 @@ import threading
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
 from receiver import envelope, ids
 from receiver.ids import DeliveryId, TaskId
-from receiver.ingest import Callback, Lane, Lookup, Polling, Rulebook
+from receiver.ingest import After, Callback, Lane, Lookup, Polling, Rulebook
 from receiver.records import Attempt, Delivery, Event, Observation, Task
 from receiver.retry import Result
 from receiver.routing import Rule
 from receiver.store import Store
+from receiver.sweep import Refusals, Sweeper
 from tests import databases
 
 if TYPE_CHECKING:
@@ -268,6 +269,22 @@ async def one_batch(store: Store) -> AsyncIterator[None]:
     finally:
         go_on.set()
         await held
+
+
+def sweeper(store: Store, log: Lines, now: list[datetime], **over: Any) -> Sweeper:
+    """A sweeper whose clock is the test's."""
+    given: dict[str, Any] = {
+        "store": store,
+        "rules": rulebook(),
+        "refusals": Refusals(entropy),
+        "after": After(cast("Any", log)),
+        "log": log,
+        "clock": lambda: now[0],
+        "destinations": ["sink"],
+        "keep_for": timedelta(days=30),
+        "wake_deliver": lambda: None,
+    }
+    return Sweeper(**{**given, **over})
 
 
 async def until(holds: Callable[[], Any]) -> None:

@@ -181,12 +181,14 @@ def _judge(scene: fleet.Fleet, blows: Blows) -> None:
 
 def _judge_tasks(scene: fleet.Fleet) -> None:
     """Each has one terminal event, of the state it is in, and was paid for once."""
-    tasks = {row[0]: row for row in scene.rows("select id, state, upstream_id, prompt from tasks")}
+    tasks = {row[0]: row for row in scene.rows("select id, state, upstream_id, prompt, recovered from tasks")}
     told = defaultdict(list)
     for task_id, kind in scene.rows("select task_id, type from events"):
         told[task_id].append(kind)
-    for task_id, state, upstream_id, _ in tasks.values():
-        assert told[task_id] == [f"task.{state}"], f"{task_id} is {state}: {told[task_id]}"
+    for task_id, state, upstream_id, prompt, recovered in tasks.values():
+        # What the one that was stopped past the deadline alone knew is the truth, and replaces our own word.
+        late = ["task.lost"] if recovered and scene.told_by.get(prompt) == "c" else []
+        assert told[task_id] == [*late, f"task.{state}"], f"{task_id} is {state}: {told[task_id]}"
         assert state in {"succeeded", "failed"} or (state == "lost" and upstream_id is None), f"{task_id} is {state}"
     assert {status for status, _, _ in scene.told.values()} <= {201, 202}
     assert {body["id"] for _, _, body in scene.told.values()} <= tasks.keys()

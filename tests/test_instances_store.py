@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
+from receiver import sweep
 from receiver.deliver import Claim, Redeliver
 from receiver.errors import StoreUnavailable, StoreUnsure
 from receiver.ids import TaskId
@@ -24,7 +25,22 @@ from receiver.store.dialect import postgres
 from receiver.store.rates import Paced, Starts
 from receiver.sweep import Prune
 from tests import databases
-from tests.rooms import NOW, PATIENCE, Do, a_delivery, a_task, an_event, later, one_batch, opened, put, rows_of
+from tests.rooms import (
+    NOW,
+    PATIENCE,
+    Do,
+    Lines,
+    a_delivery,
+    a_task,
+    an_event,
+    later,
+    one_batch,
+    opened,
+    put,
+    rows_of,
+    sweeper,
+    task_of,
+)
 from tests.victim import until
 
 if TYPE_CHECKING:
@@ -77,6 +93,57 @@ async def test_an_instance_stopped_within_its_pipeline_holds_nobody_up(pair: tup
         go_on.set()
     await first
     assert len(rows_of(one, f"SELECT 1 FROM events WHERE id = '{its.id}'")) == 1
+
+
+@pytest.mark.parametrize("at", ["within its pipeline", "after a part of it", "between two statements"])
+async def test_what_a_stopped_instance_holds_is_taken_from_it_though_nobody_waits(
+    pair: tuple[Store, Store], at: str
+) -> None:
+    """Claims and the sweep pass over what another has locked; it is freed all the same, and what was held goes on."""
+    one, other = pair
+    task = a_task("submitting", submit_leased_until=later(-1))
+    await put(one, task)
+    marks = one.writer._marks
+    assert marks is not None
+    put_, stopped, go_on = marks.put, threading.Event(), threading.Event()
+
+    def stop() -> None:
+        stopped.set()
+        go_on.wait(PATIENCE)
+
+    def within(connection: Any) -> None:
+        marks.put = put_  # type: ignore[method-assign]
+        if at == "after a part of it":
+            connection.connection._pipeline.sync()
+            connection.connection.pgconn.send_flush_request()
+            connection.connection.pgconn.flush()
+        stop()
+        put_(connection)
+
+    def between(unit: Unit) -> None:
+        unit.put_task(replace(task, prompt="its own"))
+        if at == "between two statements" and not stopped.is_set():
+            stop()
+
+    if at != "between two statements":
+        marks.put = within  # type: ignore[method-assign]
+    log, now = Lines(), [NOW]
+    sweeps = sweeper(other, log, now)
+    first = one.writer.run(Do(between))
+    try:
+        assert await asyncio.to_thread(stopped.wait, PATIENCE)
+
+        async def freed() -> bool:
+            now[0] += sweep.END_EVERY
+            await sweeps.round()
+            return (await task_of(other, task.id)).state == "ambiguous"
+
+        await until(freed, "the task to be nobody's")
+        # Between two statements the server sees to it by itself, at about the same time.
+        assert at == "between two statements" or [line["count"] for line in log.of("session.ended")] == [1]
+    finally:
+        go_on.set()
+    await first
 
 
 async def test_a_place_in_the_feed_is_taken_when_nothing_else_is_wanted(pair: tuple[Store, Store]) -> None:

@@ -29,8 +29,8 @@ from tests.rooms import (
     put,
     rows_of,
     rulebook,
+    sweeper,
 )
-from tests.test_sweep import sweeper
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from receiver import sweep
-from receiver.ingest import After
 from receiver.records import Health, Refusal
 from receiver.submit.ops import Accept
-from receiver.sweep import Disown, Evict, FreePolls, NoteRefusals, Refusals, Rescue, Sweeper
+from receiver.sweep import Disown, Evict, FreePolls, NoteRefusals, Refusals, Rescue
 from tests.rooms import (
     NOW,
     Do,
@@ -27,12 +25,11 @@ from tests.rooms import (
     put,
     rows_of,
     rulebook,
+    sweeper,
     task_of,
 )
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from receiver.records import Delivery
     from receiver.store import Store
 
@@ -46,22 +43,6 @@ async def delivery(store: Store, destination: str = "sink", **over: Any) -> Deli
     one = a_delivery(event, destination, **over)
     await put(store, task, event, one)
     return one
-
-
-def sweeper(store: Store, log: Lines, now: list[datetime], **over: Any) -> Sweeper:
-    """A sweeper whose clock is the test's."""
-    given: dict[str, Any] = {
-        "store": store,
-        "rules": rulebook(),
-        "refusals": Refusals(entropy),
-        "after": After(cast("Any", log)),
-        "log": log,
-        "clock": lambda: now[0],
-        "destinations": ["sink"],
-        "keep_for": timedelta(days=30),
-        "wake_deliver": lambda: None,
-    }
-    return Sweeper(**{**given, **over})
 
 
 # -- leases ------------------------------------------------------------------------------------------------------------

@@ -129,6 +129,14 @@ class Store:
         """
         return {} if self.holds is None else await self.holds.ask(now)
 
+    async def end_stopped(self) -> int:
+        """End the sessions of instances that were stopped while they held rows, which claims pass over; how many.
+
+        Raises:
+            StoreUnavailable: the database cannot be asked.
+        """
+        return await self.read(self.dialect.end_stopped) if self.dialect.is_shared else 0
+
     def hurry(self) -> None:
         """The service stops: do not wait long for a database that is silent."""
         self.dialect.hurry()

@@ -3,7 +3,7 @@
 Tables live in the schema `receiver`. What an instance reads to decide on it locks until its commit, claims pass over
 what another has locked, and a session that stops in the middle of a transaction is thrown out by the server after
 `IDLE_FOR`. One that stops in the middle of a pipeline the server takes for at work: whoever has waited for its locks in
-vain, for `LOCKED_FOR`, throws it out.
+vain, for `LOCKED_FOR`, throws it out, and so does the sweep, since claims wait for nobody.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from sqlalchemy import ARRAY, Text, all_, any_, bindparam, create_engine
 from sqlalchemy.dialects.postgresql import psycopg as core_psycopg
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.pool import QueuePool
 
 from receiver.errors import StoreUnavailable
@@ -62,9 +63,10 @@ SERVING: Final = "receiver"
 _STOPPED: Final = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user AND application_name = %s
-AND state = 'active' AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - %s::interval
+AND state <> 'idle' AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - %s::interval
 """
-"""Sessions that have waited for the rest of a pipeline for so long, each message moving `state_change`."""
+"""Sessions that have waited for the rest of a transaction for so long. The server's own limit counts only while nothing
+has come since its last answer: what has come of a pipeline stops its clock, were it but a Flush."""
 
 _KEEPALIVE: Final[dict[str, Any]] = {
     "keepalives_idle": 10,
@@ -363,6 +365,14 @@ class Postgres:
         except psycopg.Error:  # an engine that only speaks the protocol
             return False
         return bool(ended)
+
+    @staticmethod
+    def end_stopped(connection: Connection) -> int:
+        """Throw out who was stopped in the middle of a pipeline, wanted or not; how many."""
+        try:
+            return int(connection.exec_driver_sql(_STOPPED, (SERVING, IDLE_FOR)).scalar_one())
+        except ProgrammingError:  # an engine that only speaks the protocol
+            return 0
 
     @staticmethod
     @contextmanager
