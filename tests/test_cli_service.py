@@ -14,6 +14,7 @@ from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -35,7 +36,6 @@ from tests.ports import free_port, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 PRO, VIDEO, IMAGE = "runway/pro/video2video", "runwayml/v1/video_to_video", "runwayml/v1/image_to_video"
 CLIP = "https://example.com/in.mp4"
@@ -500,6 +500,15 @@ def test_commands_look_at_the_database_beside_the_service(at: World) -> None:
         assert ended.returncode == 0, ended.stdout + ended.stderr
     copied = ask(at, "db", "copy", "--to", "postgresql://127.0.0.1:1/x")
     assert (copied.returncode, "already serves" in copied.stderr) == (1, True)
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="it is Linux's")
+def test_the_loop_gives_way_to_the_writer(at: World) -> None:
+    """What it is woken for in a COMMIT is done while that waits for the disk."""
+    pid = at.service.process.pid
+    others = {int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()} - {pid}
+    assert os.sched_getscheduler(pid) == os.SCHED_BATCH
+    assert os.SCHED_OTHER in map(os.sched_getscheduler, others)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _sqlite3
 import asyncio
+import os
 import platform
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from receiver.app import memory
+from receiver.app import process
 from receiver.app.protocol import Joined
 from receiver.store.dialect import SQLite
 
@@ -136,11 +137,27 @@ def test_threads_share_one_heap() -> None:
     """No thread makes an arena of its own, as each does where nobody tells glibc otherwise."""
 
     def arenas(how: str) -> int:
-        command = [sys.executable, "-c", ARENAS, how, memory.__file__]
+        command = [sys.executable, "-c", ARENAS, how, process.__file__]
         return int(subprocess.run(command, check=True, capture_output=True).stdout)
 
     assert arenas("kept") == 0
     assert arenas("left") > 0
+
+
+TURNS = """
+import os, threading
+from receiver.app import process
+other = threading.Thread(target=threading.Event().wait, daemon=True)
+other.start()
+process.give_way()
+print(os.sched_getscheduler(0) == os.SCHED_BATCH, os.sched_getscheduler(other.native_id) == os.SCHED_OTHER)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="it is Linux's")
+def test_only_the_thread_that_asks_gives_way() -> None:
+    """A writer that was started before does not."""
+    assert subprocess.run([sys.executable, "-c", TURNS], check=True, capture_output=True).stdout == b"True True\n"
 
 
 SQLITE = """

@@ -20,6 +20,7 @@ from receiver.poll import Claim as PollClaim
 from receiver.records import Attempt, Observation
 from receiver.retry import Decision, Result
 from receiver.store import Store, writer
+from receiver.store.dialect import sqlite as sqlite_dialect
 from receiver.submit import Asked
 from receiver.submit.ops import Accept
 from receiver.submit.repeats import Forget, KeepAnswer
@@ -46,8 +47,10 @@ from tests.rooms import (
     task_of,
     until,
 )
+from tests.test_speed import Held
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from receiver.records import Delivery
@@ -444,6 +447,121 @@ async def test_who_was_answered_together_is_stored_together(store: Store, monkey
         waiting += [store.writer.run(Accept(a_task(), None)) for _ in range(2)]
         await asyncio.gather(*waiting)
     assert store.writer.commits == commits + 1
+
+
+# -- what is left for later --------------------------------------------------------------------------------------------
+
+
+async def _told(store: Store, count: int) -> list[str]:
+    """What is heard of so many ops in one batch, once each of them was told of its commit."""
+    heard: list[str] = []
+
+    def done(_value: Any, error: BaseException | None) -> Callable[[], None]:
+        heard.append(f"told {error}")
+        return lambda: heard.append("after")
+
+    async with one_batch(store):
+        for _ in range(count):
+            store.soon(Accept(a_task(), None), done)
+    await until(lambda: heard.count("told None") == count)
+    return heard
+
+
+async def test_what_a_crowd_leaves_is_done_while_the_next_commit_waits(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is waited for in any case; whoever waits is not."""
+    monkeypatch.setattr(writer, "LEFT_FOR", 3600.0)
+    heard = await _told(store, writer.CROWD)
+    held = store.writer._connection = cast("Any", Held(store.writer._connection))
+    try:
+        waiting = asyncio.create_task(store.run(Accept(a_task(), None)))
+        assert await asyncio.to_thread(held.reached.wait, PATIENCE)
+        await until(lambda: "after" in heard)
+        assert heard == ["told None"] * writer.CROWD + ["after"] * writer.CROWD
+        assert not waiting.done()
+    finally:
+        held.go_on.set()
+    await waiting
+
+
+async def test_what_is_left_is_done_without_another_commit(store: Store) -> None:
+    """After a moment, whoever comes or not."""
+    heard = await _told(store, writer.CROWD)
+    await until(lambda: heard.count("after") == writer.CROWD)
+
+
+async def test_few_leave_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lone callback's delivery begins at once."""
+    monkeypatch.setattr(writer, "LEFT_FOR", 3600.0)
+    heard = await _told(store, writer.CROWD - 1)
+    await until(lambda: heard.count("after") == writer.CROWD - 1)
+
+
+async def test_a_stop_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left is done when it begins, and what comes then at once."""
+    monkeypatch.setattr(writer, "LEFT_FOR", 3600.0)
+    heard = await _told(store, writer.CROWD)
+    store.hurry()
+    assert heard.count("after") == writer.CROWD
+    heard = await _told(store, writer.CROWD)
+    await until(lambda: heard.count("after") == writer.CROWD)
+
+
+# -- the WAL -----------------------------------------------------------------------------------------------------------
+
+
+class Checkpoint:
+    """The writer's connection, whose checkpoint waits, and then fails if it is to."""
+
+    def __init__(self, real: Any, *, fails: bool = False) -> None:
+        self._real, self._fails = real, fails
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        """Run it; a checkpoint once it may."""
+        if "wal_checkpoint" in sql:
+            self.reached.set()
+            self.go_on.wait(PATIENCE)
+            if self._fails:
+                raise sqlite3.OperationalError("disk I/O error")
+        return self._real.execute(sql, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@pytest.mark.engine("sqlite")
+@pytest.mark.parametrize("fails", [False, True])
+async def test_nobody_waits_for_the_wal_to_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """It is done once all are answered; where it cannot be, nothing is lost and the next is answered as well."""
+    monkeypatch.setattr(sqlite_dialect, "_CHECKPOINT_PAGES", 1)
+    async with opened(tmp_path) as store:
+        slow = store.writer._connection = cast("Any", Checkpoint(store.writer._connection, fails=fails))
+        try:
+            await store.run(Accept(a_task(), None))
+            assert await asyncio.to_thread(slow.reached.wait, PATIENCE)
+        finally:
+            slow.go_on.set()
+        await store.run(Accept(a_task(), None))
+        assert rows_of(store, "SELECT count(*) FROM tasks") == [(2,)]
+
+
+@pytest.mark.engine("sqlite")
+async def test_the_wal_stays_small(tmp_path: Path) -> None:
+    """However small the commits are, it is copied before SQLite would do so within one of them."""
+    async with opened(tmp_path) as store:
+        for _ in range(500):
+            await store.run(Accept(a_task(), None))
+        assert _wal_of(tmp_path) < 1_500 * 8192
+
+
+def _wal_of(folder: Path) -> int:
+    """Bytes of the WAL there."""
+    (wal,) = folder.glob("*-wal")
+    return wal.stat().st_size
 
 
 async def test_who_goes_away_takes_nothing_back(store: Store) -> None:

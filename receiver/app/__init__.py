@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from receiver.app import memory
+from receiver.app import process
 from receiver.app.chance import Entropy, clock
 from receiver.app.server import Server
 from receiver.app.service import Service
@@ -26,9 +26,10 @@ async def serve(config: Config, *, host: str | None = None, port: int | None = N
     Raises:
         StoreUnavailable, ConfigError: it cannot start; see `Service.start`.
     """
-    memory.keep_what_is_freed()
+    process.keep_what_is_freed()
     take_fewer_locks()
     service = await Service.start(config)
+    process.give_way()
     try:
         here = config.server
         await Server(service, host=host or here.host, port=here.port if port is None else port).serve()

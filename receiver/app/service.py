@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from receiver import deliver, logs
-from receiver.app import memory, terms
+from receiver.app import process, terms
 from receiver.app.chance import Entropy
 from receiver.app.chance import clock as local_clock
 from receiver.config import secrets_of
@@ -192,7 +192,7 @@ class Service:
         except BaseException:
             await service.close()
             raise
-        memory.freeze()
+        process.freeze()
         for name, loop in (
             ("submit", submitter.run),
             ("poll", poller.run),

@@ -140,7 +140,7 @@ class Store:
     def hurry(self) -> None:
         """The service stops: do not wait long for a database that is silent."""
         self.dialect.hurry()
-        self.writer.is_hurried = True
+        self.writer.hurry()
 
     async def close(self) -> None:
         """Commit what waits and close."""

@@ -46,8 +46,13 @@ MAX_BATCH = 512
 """Ops in one transaction: past this the gain is small and the wait of the first grows."""
 GATHER_FOR = 0.01
 """Seconds that a batch is left to gather at most."""
-GATHER_STEP = 0.0005
-"""Seconds in which nobody comes, after which nobody else is waited for."""
+GATHER_STEP, GATHER_EACH = 0.0005, 0.00006
+"""Seconds in which nobody comes, after which nobody else is waited for; at least as long as it takes to read as many as
+are waited for, since to look is to take the loop's turn."""
+CROWD = 8
+"""From so many on what is done about a batch, beyond its answers, is left for the wait of the next COMMIT."""
+LEFT_FOR = 0.01
+"""Seconds it is left at most."""
 TRIES = 8
 """Times that a batch is tried while other instances are in its way."""
 UNSURE_FOR = 8.0
@@ -147,7 +152,8 @@ class Writer:
         """Told of every commit, on the writer's thread: how many ops shared it, and how long it took."""
         self.unheard: Callable[[list[Delivery]], None] = lambda _leased: None
         """Told, on the loop, what was leased in a COMMIT that nobody can tell of: nobody here works on it."""
-        self._crowd = 0
+        self._crowd = self._changes = 0
+        self._left: list[Callable[[], Any]] = []
 
     @property
     def waiting(self) -> int:
@@ -182,6 +188,11 @@ class Writer:
         if self._queue.qsize() >= self._wanted:
             self._wanted = MAX_WAITING
             self._all_here.put(None)
+
+    def hurry(self) -> None:
+        """The service stops: nothing is waited for long, and nothing is left for later."""
+        self.is_hurried = True
+        self._catch_up()
 
     async def close(self) -> None:
         """Commit what waits, then end the thread."""
@@ -221,10 +232,11 @@ class Writer:
         last batch was of one) nobody is waited for.
         """
         size, ends = self._queue.qsize() + 1, time.perf_counter() + GATHER_FOR
+        step = min(GATHER_FOR, max(GATHER_STEP, self._crowd * GATHER_EACH))
         while size < self._crowd and time.perf_counter() < ends:
             self._wanted = self._crowd - 1  # one of them is out of the queue already
             with suppress(Empty):
-                self._all_here.get(timeout=GATHER_STEP)
+                self._all_here.get(timeout=step)
             before, size = size, self._queue.qsize() + 1
             if size == before:
                 break
@@ -241,10 +253,13 @@ class Writer:
                     waiting.error = self._told(own)
                     if alone and self._broken:  # it is gone: each of the others would wait for it anew
                         alone, error = False, StoreUnavailable(str(own))
-        try:
+        with suppress(
+            RuntimeError
+        ):  # the loop is closed: the process is going down, and what is committed is committed
             self._loop.call_soon_threadsafe(self._wake, batch)
-        except RuntimeError:  # the loop is closed: the process is going down, and what is committed is committed
-            return
+        if self._changes and not self._broken:
+            self._dialect.tidy(self._connection, self._changes)
+            self._changes = 0
 
     def _told(self, error: BaseException) -> BaseException:
         """What the waiters of a batch that failed are told."""
@@ -289,6 +304,7 @@ class Writer:
                 if self._marks is not None and unit.changes:
                     self._marks.put(connection)
                 is_sent = True
+                self._use_the_wait()
                 connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 -- whatever it is, the transaction is undone and the waiters are told
             self._undo()
@@ -307,8 +323,15 @@ class Writer:
                 return StoreUnsure(f"the database went away in a COMMIT: {error}")
         self.failure = None
         self.commits += 1
+        self._changes += unit.changes
         self.committed(len(batch), time.perf_counter() - started)
         return None
+
+    def _use_the_wait(self) -> None:
+        """Have the loop do what was left while a COMMIT waits for the disk, when there is nobody to be heard."""
+        if self._left:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._catch_up)
 
     def _look_up(self, marks: Marks) -> bool | None:
         """Whether the last batch stands; None where that could not be found out in time."""
@@ -342,9 +365,19 @@ class Writer:
 
     def _wake(self, batch: list[_Waiting[Any]]) -> None:
         later = self._call([partial(one.done, one.value, one.error) for one in batch])
-        if later:
-            # Behind those who wait by a future: a pause that shares the commit is heard before a callback is handed on.
-            self._loop.call_soon(self._call, later)
+        if not later:
+            return
+        self._left += later
+        # Behind those who wait by a future: a pause that shares the commit is heard before a callback is handed on.
+        if len(batch) < CROWD or self.is_hurried:
+            self._loop.call_soon(self._catch_up)
+        else:
+            self._loop.call_later(LEFT_FOR, self._catch_up)
+
+    def _catch_up(self) -> None:
+        """Do what was left for later."""
+        left, self._left = self._left, []
+        self._call(left)
 
     def _call(self, calls: list[Callable[[], Any]]) -> list[Callable[[], Any]]:
         """Call each, whatever becomes of the others; what they returned."""

@@ -375,6 +375,10 @@ class Postgres:
             return 0
 
     @staticmethod
+    def tidy(_connection: Any, _changes: int) -> None:
+        """Nothing to do: the server sees to it."""
+
+    @staticmethod
     @contextmanager
     def pipeline(connection: Any) -> Iterator[None]:
         """All statements in here go out together: one way to the server for a batch."""
