@@ -19,7 +19,7 @@ from receiver.ids import AttemptId
 from receiver.poll import Claim as PollClaim
 from receiver.records import Attempt, Observation
 from receiver.retry import Decision, Result
-from receiver.store import Store, writer
+from receiver.store import Store, teller, writer
 from receiver.store.dialect import sqlite as sqlite_dialect
 from receiver.submit import Asked
 from receiver.submit.ops import Accept
@@ -471,14 +471,14 @@ async def test_what_a_crowd_leaves_is_done_while_the_next_commit_waits(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is waited for in any case; whoever waits is not."""
-    monkeypatch.setattr(writer, "LEFT_FOR", 3600.0)
-    heard = await _told(store, writer.CROWD)
+    monkeypatch.setattr(teller, "LEFT_FOR", 3600.0)
+    heard = await _told(store, teller.CROWD)
     held = store.writer._connection = cast("Any", Held(store.writer._connection))
     try:
         waiting = asyncio.create_task(store.run(Accept(a_task(), None)))
         assert await asyncio.to_thread(held.reached.wait, PATIENCE)
         await until(lambda: "after" in heard)
-        assert heard == ["told None"] * writer.CROWD + ["after"] * writer.CROWD
+        assert heard == ["told None"] * teller.CROWD + ["after"] * teller.CROWD
         assert not waiting.done()
     finally:
         held.go_on.set()
@@ -487,25 +487,25 @@ async def test_what_a_crowd_leaves_is_done_while_the_next_commit_waits(
 
 async def test_what_is_left_is_done_without_another_commit(store: Store) -> None:
     """After a moment, whoever comes or not."""
-    heard = await _told(store, writer.CROWD)
-    await until(lambda: heard.count("after") == writer.CROWD)
+    heard = await _told(store, teller.CROWD)
+    await until(lambda: heard.count("after") == teller.CROWD)
 
 
 async def test_few_leave_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lone callback's delivery begins at once."""
-    monkeypatch.setattr(writer, "LEFT_FOR", 3600.0)
-    heard = await _told(store, writer.CROWD - 1)
-    await until(lambda: heard.count("after") == writer.CROWD - 1)
+    monkeypatch.setattr(teller, "LEFT_FOR", 3600.0)
+    heard = await _told(store, teller.CROWD - 1)
+    await until(lambda: heard.count("after") == teller.CROWD - 1)
 
 
 async def test_a_stop_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was left is done when it begins, and what comes then at once."""
-    monkeypatch.setattr(writer, "LEFT_FOR", 3600.0)
-    heard = await _told(store, writer.CROWD)
+    monkeypatch.setattr(teller, "LEFT_FOR", 3600.0)
+    heard = await _told(store, teller.CROWD)
     store.hurry()
-    assert heard.count("after") == writer.CROWD
-    heard = await _told(store, writer.CROWD)
-    await until(lambda: heard.count("after") == writer.CROWD)
+    assert heard.count("after") == teller.CROWD
+    heard = await _told(store, teller.CROWD)
+    await until(lambda: heard.count("after") == teller.CROWD)
 
 
 # -- the WAL -----------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ import msgspec
 
 from receiver.errors import ReceiverError, StoreUnavailable, StoreUnsure
 from receiver.store.marks import Marks
+from receiver.store.teller import Teller
 from receiver.store.unit import Statements, Unit
 
 if TYPE_CHECKING:
@@ -49,10 +50,6 @@ GATHER_FOR = 0.01
 GATHER_STEP, GATHER_EACH = 0.0005, 0.00006
 """Seconds in which nobody comes, after which nobody else is waited for; at least as long as it takes to read as many as
 are waited for, since to look is to take the loop's turn."""
-CROWD = 8
-"""From so many on what is done about a batch, beyond its answers, is left for the wait of the next COMMIT."""
-LEFT_FOR = 0.01
-"""Seconds it is left at most."""
 TRIES = 8
 """Times that a batch is tried while other instances are in its way."""
 UNSURE_FOR = 8.0
@@ -153,7 +150,7 @@ class Writer:
         self.unheard: Callable[[list[Delivery]], None] = lambda _leased: None
         """Told, on the loop, what was leased in a COMMIT that nobody can tell of: nobody here works on it."""
         self._crowd = self._changes = 0
-        self._left: list[Callable[[], Any]] = []
+        self._teller = Teller(loop)
 
     @property
     def waiting(self) -> int:
@@ -192,7 +189,7 @@ class Writer:
     def hurry(self) -> None:
         """The service stops: nothing is waited for long, and nothing is left for later."""
         self.is_hurried = True
-        self._catch_up()
+        self._teller.hurry()
 
     async def close(self) -> None:
         """Commit what waits, then end the thread."""
@@ -253,10 +250,7 @@ class Writer:
                     waiting.error = self._told(own)
                     if alone and self._broken:  # it is gone: each of the others would wait for it anew
                         alone, error = False, StoreUnavailable(str(own))
-        with suppress(
-            RuntimeError
-        ):  # the loop is closed: the process is going down, and what is committed is committed
-            self._loop.call_soon_threadsafe(self._wake, batch)
+        self._teller.tell([partial(waiting.done, waiting.value, waiting.error) for waiting in batch])
         if self._changes and not self._broken:
             self._dialect.tidy(self._connection, self._changes)
             self._changes = 0
@@ -304,7 +298,7 @@ class Writer:
                 if self._marks is not None and unit.changes:
                     self._marks.put(connection)
                 is_sent = True
-                self._use_the_wait()
+                self._teller.use_the_wait()
                 connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 -- whatever it is, the transaction is undone and the waiters are told
             self._undo()
@@ -326,12 +320,6 @@ class Writer:
         self._changes += unit.changes
         self.committed(len(batch), time.perf_counter() - started)
         return None
-
-    def _use_the_wait(self) -> None:
-        """Have the loop do what was left while a COMMIT waits for the disk, when there is nobody to be heard."""
-        if self._left:
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._catch_up)
 
     def _look_up(self, marks: Marks) -> bool | None:
         """Whether the last batch stands; None where that could not be found out in time."""
@@ -362,32 +350,6 @@ class Writer:
         except Exception:  # noqa: BLE001 -- a connection that cannot even roll back is replaced, by the next transaction
             self._broken = True
             self._connection.close()
-
-    def _wake(self, batch: list[_Waiting[Any]]) -> None:
-        later = self._call([partial(one.done, one.value, one.error) for one in batch])
-        if not later:
-            return
-        self._left += later
-        # Behind those who wait by a future: a pause that shares the commit is heard before a callback is handed on.
-        if len(batch) < CROWD or self.is_hurried:
-            self._loop.call_soon(self._catch_up)
-        else:
-            self._loop.call_later(LEFT_FOR, self._catch_up)
-
-    def _catch_up(self) -> None:
-        """Do what was left for later."""
-        left, self._left = self._left, []
-        self._call(left)
-
-    def _call(self, calls: list[Callable[[], Any]]) -> list[Callable[[], Any]]:
-        """Call each, whatever becomes of the others; what they returned."""
-        returned = []
-        for call in calls:
-            try:
-                returned.append(call())
-            except Exception as fault:  # noqa: BLE001 -- see above
-                self._loop.call_exception_handler({"message": "told of a commit, and failed", "exception": fault})
-        return [one for one in returned if one is not None]
 
 
 def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
