@@ -292,8 +292,6 @@ class Sweeper:
     async def round(self) -> bool:
         """One of everything; whether some step was a full one, so that there is more."""
         now = self.clock()
-        if _is_over(self._ended_at, END_EVERY, now):
-            await self._end_stopped(now)
         rescued = await self.store.run(Rescue(self.store, now))
         self._told(rescued)
         disowned = await self.store.run(Disown(self.store, now, self.rules))
@@ -304,6 +302,8 @@ class Sweeper:
         refused = self.refusals.drain()
         if refused:
             await self.store.run(NoteRefusals(self.store, refused))
+        if _is_over(self._ended_at, END_EVERY, now):  # the last: readers may be out of connections, the writer has one
+            await self._end_stopped(now)
         return max(len(rescued), len(disowned), looked) >= STEP
 
     async def _end_stopped(self, now: datetime) -> None:

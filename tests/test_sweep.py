@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from receiver import sweep
+from receiver.errors import StoreUnavailable
 from receiver.records import Health, Refusal
 from receiver.submit.ops import Accept
 from receiver.sweep import Disown, Evict, FreePolls, NoteRefusals, Refusals, Rescue
@@ -57,6 +58,19 @@ async def test_an_expired_lease_is_taken_back(store: Store) -> None:
     row = await delivery_of(store, gone.id)
     assert (row.state, row.due_at, row.leased_until, row.lease_token, row.attempt_count) == ("pending", NOW, None, 4, 2)
     assert await delivery_of(store, alive.id) == alive
+
+
+async def test_a_round_does_its_work_though_nobody_can_be_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers may be out of connections while the writer has one: dead leases are taken back all the same."""
+
+    async def unanswered() -> int:
+        raise StoreUnavailable("too many clients already")
+
+    monkeypatch.setattr(store, "end_stopped", unanswered)
+    gone = await delivery(store, state="leased", due_at=None, leased_until=later(-1))
+    with pytest.raises(StoreUnavailable):
+        await sweeper(store, Lines(), [NOW]).round()
+    assert (await delivery_of(store, gone.id)).state == "pending"
 
 
 async def test_a_start_takes_back_everything(store: Store) -> None:
