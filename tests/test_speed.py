@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 import time
 from contextlib import AsyncExitStack
@@ -33,17 +34,19 @@ FINISHED = 100_000
 
 
 class Held:
-    """The writer's connection, whose COMMIT waits: as an fsync of a slow disk does."""
+    """The writer's connection, where one statement waits, as on a slow disk, and then fails if it is to."""
 
-    def __init__(self, real: Any) -> None:
-        self._real = real
+    def __init__(self, real: Any, *, at: str = "COMMIT", fails: bool = False) -> None:
+        self._real, self._at, self._fails = real, at, fails
         self.reached, self.go_on = threading.Event(), threading.Event()
 
     def execute(self, sql: str, *values: Any) -> Any:
-        """Run it; a COMMIT once it may."""
-        if sql == "COMMIT":
+        """Run it; that one once it may."""
+        if sql == self._at:
             self.reached.set()
             self.go_on.wait(PATIENCE)
+            if self._fails:
+                raise sqlite3.OperationalError("disk I/O error")
         return self._real.execute(sql, *values)
 
     def __getattr__(self, name: str) -> Any:

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.engines]
 
+CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
+
 
 class Hindered:
     """The writer's connection, with a hook before each statement."""
@@ -449,6 +451,18 @@ async def test_who_was_answered_together_is_stored_together(store: Store, monkey
     assert store.writer.commits == commits + 1
 
 
+async def test_who_goes_away_takes_nothing_back(store: Store) -> None:
+    """A cancelled waiter's op is committed all the same, and nobody trips over its answer."""
+    async with one_batch(store):
+        waiting = asyncio.create_task(store.run(Accept(a_task(), None)))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        other = asyncio.create_task(store.run(Accept(a_task(), None)))
+        await asyncio.sleep(0)
+    await other
+    assert rows_of(store, "SELECT count(*) FROM tasks") == [(2,)]
+
+
 # -- what is left for later --------------------------------------------------------------------------------------------
 
 
@@ -511,26 +525,6 @@ async def test_a_stop_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPat
 # -- the WAL -----------------------------------------------------------------------------------------------------------
 
 
-class Checkpoint:
-    """The writer's connection, whose checkpoint waits, and then fails if it is to."""
-
-    def __init__(self, real: Any, *, fails: bool = False) -> None:
-        self._real, self._fails = real, fails
-        self.reached, self.go_on = threading.Event(), threading.Event()
-
-    def execute(self, sql: str, *values: Any) -> Any:
-        """Run it; a checkpoint once it may."""
-        if "wal_checkpoint" in sql:
-            self.reached.set()
-            self.go_on.wait(PATIENCE)
-            if self._fails:
-                raise sqlite3.OperationalError("disk I/O error")
-        return self._real.execute(sql, *values)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-
 @pytest.mark.engine("sqlite")
 @pytest.mark.parametrize("fails", [False, True])
 async def test_nobody_waits_for_the_wal_to_be_copied(
@@ -539,7 +533,7 @@ async def test_nobody_waits_for_the_wal_to_be_copied(
     """It is done once all are answered; where it cannot be, nothing is lost and the next is answered as well."""
     monkeypatch.setattr(sqlite_dialect, "_CHECKPOINT_PAGES", 1)
     async with opened(tmp_path) as store:
-        slow = store.writer._connection = cast("Any", Checkpoint(store.writer._connection, fails=fails))
+        slow = store.writer._connection = cast("Any", Held(store.writer._connection, at=CHECKPOINT, fails=fails))
         try:
             await store.run(Accept(a_task(), None))
             assert await asyncio.to_thread(slow.reached.wait, PATIENCE)
@@ -562,18 +556,6 @@ def _wal_of(folder: Path) -> int:
     """Bytes of the WAL there."""
     (wal,) = folder.glob("*-wal")
     return wal.stat().st_size
-
-
-async def test_who_goes_away_takes_nothing_back(store: Store) -> None:
-    """A cancelled waiter's op is committed all the same, and nobody trips over its answer."""
-    async with one_batch(store):
-        waiting = asyncio.create_task(store.run(Accept(a_task(), None)))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        other = asyncio.create_task(store.run(Accept(a_task(), None)))
-        await asyncio.sleep(0)
-    await other
-    assert rows_of(store, "SELECT count(*) FROM tasks") == [(2,)]
 
 
 # -- fencing -----------------------------------------------------------------------------------------------------------
