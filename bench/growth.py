@@ -29,7 +29,7 @@ from msgspec.structs import replace
 
 from bench import harness, history, postgres
 from bench.report import Measured, at_most, number
-from receiver import envelope, ids
+from receiver import ids
 from receiver.deliver import Attempted, Claim
 from receiver.health import Terms
 from receiver.ingest import Callback, Rulebook
@@ -95,6 +95,8 @@ class Bench:
         unit = Unit(connection, store._statements)  # noqa: SLF001 -- the writer's own
         connection.execute(store.dialect.begin)
         unit.read_ahead([i for op in ops for i in op.task_ids], [i for op in ops for i in op.delivery_ids])
+        for op in ops:
+            op.prepare(unit)
         values = [op.apply(unit) for op in ops]
         with store.dialect.pipeline(connection):
             unit.flush()
@@ -171,8 +173,7 @@ class Bench:
             ops = []
             for task in some:
                 body = harness.callback_body(task.upstream_id or "", 0)
-                parsed = envelope.parse(body, "application/json")
-                ops.append(Callback(task.id, body, "application/json", parsed, "", self.now, self.rules))
+                ops.append(Callback(task.id, body, "application/json", self.now, self.rules))
             self.commit("callback: accepted, 3 deliveries", ops)
             yield
 

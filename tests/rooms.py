@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
-from receiver import envelope, ids
+from receiver import ids
 from receiver.ids import DeliveryId, TaskId
 from receiver.ingest import After, Callback, Lane, Lookup, Polling, Rulebook
 from receiver.records import Attempt, Delivery, Event, Observation, Task
 from receiver.retry import Result
 from receiver.routing import Rule
-from receiver.store import Store
+from receiver.store import Reads, Store
 from receiver.sweep import Refusals, Sweeper
 from tests import databases
 
@@ -126,17 +126,9 @@ def rulebook(**over: Any) -> Rulebook:
 
 
 def callback(task_id: str, body: bytes | str, at: datetime = NOW, rules: Rulebook | None = None) -> Callback:
-    """The op of a callback with this body, parsed as the door does."""
+    """The op of a callback with this body, as the door makes it."""
     raw = body.encode() if isinstance(body, str) else body
-    return Callback(
-        TaskId(task_id),
-        raw,
-        "application/json",
-        envelope.parse(raw, "application/json"),
-        "",
-        at,
-        rules or rulebook(),
-    )
+    return Callback(TaskId(task_id), raw, "application/json", at, rules or rulebook())
 
 
 def lookup(task: Task, seen: Observation | None, at: datetime = NOW, **over: Any) -> Lookup:
@@ -158,7 +150,7 @@ def lookup(task: Task, seen: Observation | None, at: datetime = NOW, **over: Any
 
 
 @dataclass(frozen=True)
-class Do:
+class Do(Reads):
     """An op that does one thing."""
 
     what: Callable[[Unit], Any]

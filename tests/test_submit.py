@@ -15,6 +15,7 @@ from receiver.errors import Conflict, NotFound
 from receiver.ingest import After
 from receiver.ingest.record import URGENT
 from receiver.records import Observation
+from receiver.store import ReadsTask
 from receiver.submit import Gates, Sender
 from receiver.submit.ops import Accept, Adopt, Answered, Cancel, Claim, Terms
 from receiver.sweep import Disown
@@ -191,14 +192,11 @@ async def test_an_answer_that_comes_too_late_changes_nothing(store: Store) -> No
         assert (after.state, after.upstream_id) == (state, "up-1")
 
 
-class _Put:
+class _Put(ReadsTask):
     """The op that puts a task as it is."""
 
-    delivery_ids = ()
-
     def __init__(self, task: Task) -> None:
-        self.task = task
-        self.task_ids = (task.id,)
+        self.task, self.task_id = task, task.id
 
     def apply(self, unit: Any) -> None:
         """Stage it."""

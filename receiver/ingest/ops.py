@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from receiver import envelope as envelopes
 from receiver import ids, lifecycle
-from receiver.envelope import Envelope
-from receiver.errors import NotFound
+from receiver.errors import EnvelopeError, NotFound
 from receiver.ids import TaskId
 from receiver.ingest.judge import MISSING_LOOKUPS, Judgement, judge, lose, unreadable
 from receiver.ingest.record import Recorded, Rulebook, settle
-from receiver.records import Inbox, Task
+from receiver.records import Inbox, Observation, Task
 from receiver.store import ReadsTask
 from receiver.upstream import ROUTES
 from receiver.upstream.reading import has_word
 
 if TYPE_CHECKING:
-    from receiver.records import LookupRoute, Observation
+    from receiver.records import LookupRoute
     from receiver.store import Unit
 
 KEPT_BODIES = 50
@@ -35,16 +35,23 @@ class Callback(msgspec.Struct, ReadsTask):
     """The op of one callback. Its answer comes after the commit.
 
     Attributes:
-        envelope: the body as it was parsed at the door; None where it makes no sense (`flaw` says why) or was cut.
+        flaw: why the body makes no sense; the door's word where it was cut, else found as it is read.
+        seen: what it says of the task, once it is read and where it makes sense.
     """
 
     task_id: TaskId
     body: bytes
     content_type: str | None
-    envelope: Envelope | None
-    flaw: str
     at: datetime
     rules: Rulebook
+    flaw: str = ""
+    seen: Observation | None = None
+
+    def prepare(self, unit: Unit) -> None:
+        """Read the body, unless its task is only made in this batch."""
+        task = unit.task(self.task_id)
+        if task is not None:
+            self._read(task)
 
     def apply(self, unit: Unit) -> Recorded:
         """Decide and stage.
@@ -59,7 +66,8 @@ class Callback(msgspec.Struct, ReadsTask):
         digest = hashlib.sha256(self.body).digest()[:16] if before.callbacks else b""
         known = before.callbacks > 0 and unit.is_known(self.task_id, digest, self.body)
         task = replace(before, callbacks=before.callbacks + 1)
-        judged = self._judge(task)
+        seen = self._read(task)
+        judged = judge(task, seen, "callback", self.rules.confirm, self.at) if seen else unreadable(task, self.flaw)
         verdict = judged.verdict
         if known and verdict in {"late", "progress"} and not judged.moved:
             verdict = "duplicate"
@@ -81,13 +89,20 @@ class Callback(msgspec.Struct, ReadsTask):
             )
         return into
 
-    def _judge(self, task: Task) -> Judgement:
-        if self.envelope is None:
-            return unreadable(task, self.flaw)
-        seen = ROUTES[task.route].read(self.envelope)
-        if seen.seen == "unknown" and seen.upstream_id is None and not has_word(self.envelope):
-            return unreadable(task, "JSON that tells of no task")
-        return judge(task, seen, "callback", self.rules.confirm, self.at)
+    def _read(self, task: Task) -> Observation | None:
+        """What the body says, read once."""
+        if self.seen is None and not self.flaw:
+            try:
+                envelope = envelopes.parse(self.body, self.content_type)
+            except EnvelopeError as error:
+                self.flaw = str(error)
+                return None
+            seen = ROUTES[task.route].read(envelope)
+            if seen.seen == "unknown" and seen.upstream_id is None and not has_word(envelope):
+                self.flaw = "JSON that tells of no task"
+            else:
+                self.seen = seen
+        return self.seen
 
 
 @dataclass(frozen=True)

@@ -74,13 +74,20 @@ class Op(Protocol[T_co]):
         """Deliveries to read ahead likewise."""
         ...
 
+    def prepare(self, unit: Unit) -> None:
+        """Work out what no other op can change; nothing is staged. All of a batch do this before the first decides.
+
+        Many that do the same one after the other find the processor's caches full of it.
+        """
+        ...
+
     def apply(self, unit: Unit) -> T_co:
         """Decide and stage the changes; what it returns is the waiter's answer after the commit."""
         ...
 
 
 class Reads:
-    """What an op reads ahead unless it says more: nothing."""
+    """What an op reads ahead, and works out before it decides, unless it says more: nothing."""
 
     __slots__ = ()
 
@@ -93,6 +100,9 @@ class Reads:
     def delivery_ids(self) -> Sequence[DeliveryId]:
         """No delivery."""
         return ()
+
+    def prepare(self, unit: Unit) -> None:
+        """Nothing."""
 
 
 class ReadsTask(Reads):
@@ -280,19 +290,7 @@ class Writer:
             connection = self._connection
             unit = Unit(connection, self._statements)
             connection.execute(self._dialect.begin)
-            unit.read_ahead(
-                [i for w in batch for i in w.op.task_ids],
-                [i for w in batch for i in w.op.delivery_ids],
-            )
-            for waiting in batch:
-                waiting.error = None
-                before = unit.changes
-                try:
-                    waiting.value = waiting.op.apply(unit)
-                except ReceiverError as error:
-                    if unit.changes != before:
-                        raise
-                    waiting.error = error
+            _decide(batch, unit)
             with self._dialect.pipeline(connection):
                 unit.flush()
                 if self._marks is not None and unit.changes:
@@ -350,6 +348,22 @@ class Writer:
         except Exception:  # noqa: BLE001 -- a connection that cannot even roll back is replaced, by the next transaction
             self._broken = True
             self._connection.close()
+
+
+def _decide(batch: list[_Waiting[Any]], unit: Unit) -> None:
+    """Have each op stage its changes, or say why not."""
+    unit.read_ahead([i for w in batch for i in w.op.task_ids], [i for w in batch for i in w.op.delivery_ids])
+    for waiting in batch:
+        waiting.op.prepare(unit)
+    for waiting in batch:
+        waiting.error = None
+        before = unit.changes
+        try:
+            waiting.value = waiting.op.apply(unit)
+        except ReceiverError as error:
+            if unit.changes != before:
+                raise
+            waiting.error = error
 
 
 def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

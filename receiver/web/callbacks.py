@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from receiver import envelope, signing
-from receiver.errors import EnvelopeError, NotFound, ReceiverError, StoreUnavailable, TokenError, TooLarge
+from receiver import signing
+from receiver.errors import NotFound, ReceiverError, StoreUnavailable, TokenError, TooLarge
 from receiver.ingest import Callback, Recorded, Wake
 from receiver.web.asgi import Gone, answer, header, read_body
 
@@ -170,13 +170,7 @@ class CallbackDoor:
 
     def _op(self, declared: bytes | None, task_id: TaskId, body: bytes, now: datetime, flaw: str = "") -> Callback:
         content_type = None if declared is None else declared[:200].decode("latin-1")
-        parsed = None
-        if not flaw:
-            try:
-                parsed = envelope.parse(body, content_type)
-            except EnvelopeError as error:
-                flaw = str(error)
-        return Callback(task_id, body, content_type, parsed, flaw, now, self.rules)
+        return Callback(task_id, body, content_type, now, self.rules, flaw)
 
     async def _take(self, scope: Scope, receive: Receive, send: Send, task_id: TaskId, now: datetime) -> None:
         started = perf_counter()
