@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from alembic import command
+from alembic.config import Config
 
 from receiver.store import migrations
 from receiver.store.dialect import open_dialect
@@ -73,6 +75,21 @@ def empty(folder: Path) -> str:
     if now.engine == "postgresql":
         return _on_server("CREATE DATABASE {name}")
     return f"sqlite:///{folder / 'receiver.db'}"
+
+
+def older(url: str, revision: str, *statements: str) -> None:
+    """Bring an empty database up to an older schema only, and run these statements on it."""
+    dialect = open_dialect(url)
+    dialect.prepare()
+    engine, config = dialect.engine(writes=True), Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("path_separator", "os")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
 
 
 def twin(url: str, folder: Path) -> str:

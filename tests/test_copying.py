@@ -187,9 +187,8 @@ def test_a_source_that_is_not_there_is_not_made(tmp_path: Path, target: Postgres
 def test_a_source_of_an_older_release_is_brought_up_to_date_first(source: SQLite, target: Postgres) -> None:
     """After its own copy was made; a newer one is left to the newer release."""
     with closing(source.connect()) as connection:
-        connection.execute("DROP INDEX tasks_of_upstream")
-        connection.execute("CREATE INDEX tasks_by_upstream_id ON tasks (upstream_id)")
-        connection.execute("UPDATE alembic_version SET version_num = '0005'")
+        connection.execute("CREATE INDEX events_by_task ON events (task_id)")
+        connection.execute("UPDATE alembic_version SET version_num = '0006'")
     told = copying.copy(source, target)
     assert told.aside == source.path.with_name(f"receiver.db.before-{migrations.head()}")
     with closing(source.connect()) as connection:

@@ -10,12 +10,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
 
 from receiver.errors import StoreUnavailable
 from receiver.store import migrations
-from receiver.store.dialect import open_dialect
+from tests import databases
 from tests.cli_world import environment
 
 OLD = "0003"
@@ -25,17 +23,7 @@ OLD = "0003"
 def file(tmp_path: Path) -> Path:
     """A database of an older release, with a megabyte in it, most of which is in its WAL alone."""
     path = tmp_path / "receiver.db"
-    dialect = open_dialect(f"sqlite:///{path}")
-    dialect.prepare()
-    engine = dialect.engine(writes=True)
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    config.set_main_option("path_separator", "os")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, OLD)
-        connection.exec_driver_sql("INSERT INTO payloads VALUES ('tsk_kept', zeroblob(1000000))")
-    engine.dispose()
+    databases.older(f"sqlite:///{path}", OLD, "INSERT INTO payloads VALUES ('tsk_kept', zeroblob(1000000))")
     return path
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import inspect
 
 import receiver as package
 from receiver.errors import StoreUnavailable
@@ -42,6 +43,25 @@ def upgrade() -> None:
 def url(tmp_path: Path) -> str:
     """A database with nothing in it."""
     return databases.empty(tmp_path)
+
+
+def test_events_get_another_key_and_keep_their_places(url: str) -> None:
+    """0007: what is there stays as it is, an event's key is (task_id, id), and the feed's order has its index."""
+    columns = "id, task_id, type, created_at, data_json, skips_json, seq"
+    rows = [
+        ("evt_2", "tsk_1", "task.succeeded", 7, '{"a": "ö"}', "[]", 2),
+        ("evt_1", "tsk_1", "task.running", 5, "{}", '[["x", "y"]]', 1),
+        ("evt_3", "evt_3", "destination.paused", 9, "{}", "[]", 3),
+    ]
+    databases.older(url, "0006", *(f"INSERT INTO events ({columns}) VALUES {row}" for row in rows))
+    migrations.upgrade(url)
+    assert databases.ask(url, f"SELECT {columns} FROM events ORDER BY seq") == sorted(rows, key=lambda row: row[-1])
+    engine = open_dialect(url).engine()
+    found = inspect(engine)
+    assert found.get_pk_constraint("events")["constrained_columns"] == ["task_id", "id"]
+    assert {one["name"] for one in found.get_indexes("events")} == {"events_in_order", "events_of_no_task"}
+    assert [name for name in found.get_table_names() if name.startswith("events")] == ["events"]
+    engine.dispose()
 
 
 def newer_release(folder: Path, serves_from: str) -> Path:

@@ -189,8 +189,8 @@ class Claim(Reads):
     def _with_events(self, unit: Unit, leased: list[Delivery]) -> list[tuple[Delivery, Event]]:
         if not leased:
             return []
-        asked = self.store.dialect.values(delivery.event_id for delivery in leased)
-        rows = self.store.events.rows.decode(unit.select(self.store.events.by_id, ids=asked))
+        asked = self.store.dialect.values(delivery.id for delivery in leased)
+        rows = self.store.events.rows.decode(unit.select(self.store.events.of_deliveries, ids=asked))
         events = {event.id: event for event in (*rows, *unit.events)}
         return [(delivery, events[delivery.event_id]) for delivery in leased if delivery.event_id in events]
 

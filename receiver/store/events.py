@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, func, literal_column, select
+from sqlalchemy import and_, bindparam, func, literal_column, select
 
 from receiver.records import Event, Inbox, Refusal
 from receiver.store.rows import Prepared, Rows
-from receiver.store.schema import events, inbox, refusals
+from receiver.store.schema import deliveries, events, inbox, refusals
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -30,7 +30,11 @@ class EventQuestions:
         self.rows = Rows(Event, events, dialect.core)
         self.inbox_rows = Rows(Inbox, inbox, dialect.core)
         self.refusal_rows = Rows(Refusal, refusals, dialect.core)
-        self.by_id = Prepared(select(*COLUMNS).where(dialect.among(events.c.id, "ids")), dialect.core)
+        theirs = and_(events.c.task_id == deliveries.c.task_id, events.c.id == deliveries.c.event_id)
+        self.of_deliveries = Prepared(
+            select(*COLUMNS).join_from(deliveries, events, theirs).where(dialect.among(deliveries.c.id, "ids")),
+            dialect.core,
+        )
         kept = select(refusals.c.id).order_by(refusals.c.id.desc()).limit(bindparam("limit")).subquery()
         self.trim_refusals = Prepared(refusals.delete().where(refusals.c.id.not_in(select(kept.c.id))), dialect.core)
 

@@ -135,15 +135,14 @@ inbox = Table(
 events = Table(
     "events",
     metadata,
+    _id("task_id", key=True),
     _id("id", key=True),
-    _id("task_id"),
     Column("type", String(40), nullable=False),
     _time("created_at", required=True),
     Column("data_json", Text, nullable=False),
     Column("skips_json", Text, nullable=False),
     Column("seq", BigInteger, nullable=False, server_default=text("0")),
 )
-Index("events_by_task", events.c.task_id)
 Index("events_in_order", events.c.seq)
 _of_no_task = events.c.task_id == events.c.id
 Index("events_of_no_task", events.c.created_at, sqlite_where=_of_no_task, postgresql_where=_of_no_task)
