@@ -93,10 +93,10 @@ class Bench:
         store, connection = self.store, self.connection
         started = time.perf_counter()
         unit = Unit(connection, store._statements)  # noqa: SLF001 -- the writer's own
+        for op in ops:
+            op.prepare()
         connection.execute(store.dialect.begin)
         unit.read_ahead([i for op in ops for i in op.task_ids], [i for op in ops for i in op.delivery_ids])
-        for op in ops:
-            op.prepare(unit)
         values = [op.apply(unit) for op in ops]
         with store.dialect.pipeline(connection):
             unit.flush()

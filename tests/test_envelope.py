@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 from receiver.envelope import Envelope, error_text, parse
 from receiver.errors import EnvelopeError
 from receiver.lifecycle import TERMINAL_SEEN
-from receiver.upstream import ROUTES
-from receiver.upstream.reading import has_word
+from receiver.upstream.reading import has_word, observe
 from receiver.upstream.words import STATUS_WORDS, WORDS
 
-ROUTE = ROUTES["runway/pro/video2video"]
 CONTENT_TYPES = st.none() | st.sampled_from(["application/json", "application/x-www-form-urlencoded"]) | st.text()
 
 NAMES = st.sampled_from(
@@ -95,7 +93,7 @@ def test_no_bytes_make_parse_or_read_raise(body: bytes, content_type: str | None
     """Of any bytes with any content type, only EnvelopeError escapes; what can be parsed can be read and written."""
     envelope = read_or_none(body, content_type)
     if envelope is not None:
-        observation = ROUTE.read(envelope)
+        observation = observe(envelope)
         assert observation.data_json is None or type(orjson.loads(observation.data_json)) is dict
 
 
@@ -109,7 +107,7 @@ def test_no_text_that_looks_like_json_or_a_form_makes_parse_raise(text: str, con
 def test_what_is_read_obeys_the_laws(body: dict[str, Any]) -> None:
     """A URL stands only with a success and is http(s); a success without one is odd; no word, no terminal claim."""
     envelope = parse(orjson.dumps(body), "application/json")
-    observation = ROUTE.read(envelope)
+    observation = observe(envelope)
     assert 1 <= len(envelope.levels) <= 4
     assert envelope.levels[0] == body
     for url in (observation.video_url, observation.poster, observation.last_frame):
@@ -127,7 +125,7 @@ def test_an_unknown_word_is_never_terminal(text: str) -> None:
     """What no table knows is no end of a task, in any of the members."""
     normal = text.strip().lower().replace(" ", "_").replace("-", "_")
     for name, table in (("status", STATUS_WORDS), ("state", WORDS), ("task_status", WORDS)):
-        seen = ROUTE.read(parse(orjson.dumps({"task_id": "t", name: text}), None)).seen
+        seen = observe(parse(orjson.dumps({"task_id": "t", name: text}), None)).seen
         assert seen == (table.get(normal, "unknown") if normal else "queued")
 
 

@@ -13,6 +13,7 @@ from receiver.destinations.sample import MSG, sample_event
 from receiver.ingest.record import event_data
 from receiver.records import Task
 from receiver.upstream import ROUTES
+from receiver.upstream.reading import observe
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123000, tzinfo=UTC)
 EVENT_ID = ids.event_id(1769860800123, b"\x07" * 16)
@@ -38,7 +39,7 @@ def test_it_says_that_it_is_a_test() -> None:
 def test_the_upstreams_object_reads_as_the_event_says() -> None:
     """Its envelope, read as a callback's body would be, tells the same story."""
     data = json.loads(sample_event(event_id=EVENT_ID, now=NOW).data_json)
-    seen = ROUTES[data["route"]].read(envelope.parse(json.dumps(data["envelope"]).encode(), "application/json"))
+    seen = observe(envelope.parse(json.dumps(data["envelope"]).encode(), "application/json"))
     assert (seen.seen, seen.upstream_id, seen.oddities) == ("succeeded", data["upstream_id"], ())
     assert (seen.video_url, seen.poster, seen.last_frame) == (data["video_url"], data["poster"], data["last_frame"])
 

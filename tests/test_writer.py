@@ -19,7 +19,7 @@ from receiver.ids import AttemptId
 from receiver.poll import Claim as PollClaim
 from receiver.records import Attempt, Observation
 from receiver.retry import Decision, Result
-from receiver.store import Store, teller, writer
+from receiver.store import Reads, Store, teller, writer
 from receiver.store.dialect import sqlite as sqlite_dialect
 from receiver.submit import Asked
 from receiver.submit.ops import Accept
@@ -172,6 +172,34 @@ async def test_a_task_and_its_callback_in_one_batch(store: Store) -> None:
     assert (await task_of(store, task.id)).held_json is not None
 
 
+class Noted(Reads):
+    """An op that notes what is asked of it, and whether a transaction is open then."""
+
+    def __init__(self, store: Store, notes: list[str], name: str, fault: Exception | None = None) -> None:
+        self._store, self._notes, self._name, self._fault = store, notes, name, fault
+
+    def prepare(self) -> None:
+        """Note it; the fault is found here."""
+        assert not self._store.writer._connection.in_transaction
+        self._notes.append(f"{self._name} prepares")
+        if self._fault is not None:
+            raise self._fault
+
+    def apply(self, _unit: Unit) -> None:
+        """Note it."""
+        self._notes.append(f"{self._name} decides")
+
+
+@pytest.mark.engine("sqlite")
+async def test_all_prepare_before_the_first_decides(store: Store) -> None:
+    """And before the transaction: a body that takes long to read keeps nobody from the database."""
+    notes: list[str] = []
+    async with one_batch(store):
+        waiting = [store.writer.run(Noted(store, notes, name)) for name in "ab"]
+    await asyncio.gather(*waiting)
+    assert notes == ["a prepares", "b prepares", "a decides", "b decides"]
+
+
 async def test_two_terminal_callbacks_in_one_batch_are_one_event(store: Store) -> None:
     """The second sees what the first staged: late, no event."""
     task = a_task()
@@ -266,6 +294,20 @@ async def test_a_faulty_op_fails_alone(store: Store) -> None:
     taken = "StoreUnavailable" if store.dialect.is_shared else "IntegrityError"  # there another instance may be at it
     assert [type(answer).__name__ for answer in answers] == ["Accepted", "ValueError", "Accepted", taken]
     assert rows_of(store, "SELECT count(*) FROM tasks") == [(2,)]
+
+
+@pytest.mark.engine("sqlite")
+async def test_one_that_cannot_prepare_fails_alone(store: Store) -> None:
+    """Those beside it are committed."""
+    task, notes = a_task(), list[str]()
+    async with one_batch(store):
+        faulty = store.writer.run(Noted(store, notes, "a", ValueError("a fault of ours")))
+        good = store.writer.run(Accept(task, None))
+    with pytest.raises(ValueError, match="a fault of ours"):
+        await faulty
+    await good
+    assert await task_of(store, task.id) == task
+    assert "a decides" not in notes
 
 
 async def test_an_answer_that_is_an_error_spoils_nothing(store: Store) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from receiver import envelope as envelopes
 from receiver import ids, lifecycle
 from receiver.errors import EnvelopeError, NotFound
 from receiver.ids import TaskId
@@ -18,8 +17,7 @@ from receiver.ingest.judge import MISSING_LOOKUPS, Judgement, judge, lose, unrea
 from receiver.ingest.record import Recorded, Rulebook, settle
 from receiver.records import Inbox, Observation, Task
 from receiver.store import ReadsTask
-from receiver.upstream import ROUTES
-from receiver.upstream.reading import has_word
+from receiver.upstream.reading import read_callback
 
 if TYPE_CHECKING:
     from receiver.records import LookupRoute
@@ -35,8 +33,8 @@ class Callback(msgspec.Struct, ReadsTask):
     """The op of one callback. Its answer comes after the commit.
 
     Attributes:
-        flaw: why the body makes no sense; the door's word where it was cut, else found as it is read.
-        seen: what it says of the task, once it is read and where it makes sense.
+        flaw: why the body makes no sense; the door's word where it was cut, else found by `prepare`.
+        seen: what it says of the task, where it makes sense; found by `prepare`.
     """
 
     task_id: TaskId
@@ -47,11 +45,13 @@ class Callback(msgspec.Struct, ReadsTask):
     flaw: str = ""
     seen: Observation | None = None
 
-    def prepare(self, unit: Unit) -> None:
-        """Read the body, unless its task is only made in this batch."""
-        task = unit.task(self.task_id)
-        if task is not None:
-            self._read(task)
+    def prepare(self) -> None:
+        """Read the body."""
+        if self.seen is None and not self.flaw:
+            try:
+                self.seen = read_callback(self.body, self.content_type)
+            except EnvelopeError as error:
+                self.flaw = str(error)
 
     def apply(self, unit: Unit) -> Recorded:
         """Decide and stage.
@@ -66,8 +66,10 @@ class Callback(msgspec.Struct, ReadsTask):
         digest = hashlib.sha256(self.body).digest()[:16] if before.callbacks else b""
         known = before.callbacks > 0 and unit.is_known(self.task_id, digest, self.body)
         task = replace(before, callbacks=before.callbacks + 1)
-        seen = self._read(task)
-        judged = judge(task, seen, "callback", self.rules.confirm, self.at) if seen else unreadable(task, self.flaw)
+        if self.seen is None:
+            judged = unreadable(task, self.flaw)
+        else:
+            judged = judge(task, self.seen, "callback", self.rules.confirm, self.at)
         verdict = judged.verdict
         if known and verdict in {"late", "progress"} and not judged.moved:
             verdict = "duplicate"
@@ -88,21 +90,6 @@ class Callback(msgspec.Struct, ReadsTask):
                 )
             )
         return into
-
-    def _read(self, task: Task) -> Observation | None:
-        """What the body says, read once."""
-        if self.seen is None and not self.flaw:
-            try:
-                envelope = envelopes.parse(self.body, self.content_type)
-            except EnvelopeError as error:
-                self.flaw = str(error)
-                return None
-            seen = ROUTES[task.route].read(envelope)
-            if seen.seen == "unknown" and seen.upstream_id is None and not has_word(envelope):
-                self.flaw = "JSON that tells of no task"
-            else:
-                self.seen = seen
-        return self.seen
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,11 @@ class Op(Protocol[T_co]):
         """Deliveries to read ahead likewise."""
         ...
 
-    def prepare(self, unit: Unit) -> None:
-        """Work out what no other op can change; nothing is staged. All of a batch do this before the first decides.
+    def prepare(self) -> None:
+        """Work out what takes no row, before the transaction; perhaps more than once.
 
-        Many that do the same one after the other find the processor's caches full of it.
+        All of a batch do this before the first of them decides: many that do the same one after the other find the
+        processor's caches full of it.
         """
         ...
 
@@ -87,7 +88,7 @@ class Op(Protocol[T_co]):
 
 
 class Reads:
-    """What an op reads ahead, and works out before it decides, unless it says more: nothing."""
+    """What an op works out and reads ahead unless it says more: nothing."""
 
     __slots__ = ()
 
@@ -101,7 +102,7 @@ class Reads:
         """No delivery."""
         return ()
 
-    def prepare(self, unit: Unit) -> None:
+    def prepare(self) -> None:
         """Nothing."""
 
 
@@ -284,6 +285,8 @@ class Writer:
     def _commit(self, batch: list[_Waiting[Any]]) -> BaseException | None:
         started, was_open, is_sent = time.perf_counter(), not self._broken, False
         try:
+            for waiting in batch:
+                waiting.op.prepare()
             if self._broken:
                 self._connection = self._dialect.connect()
                 self._broken = False
@@ -353,8 +356,6 @@ class Writer:
 def _decide(batch: list[_Waiting[Any]], unit: Unit) -> None:
     """Have each op stage its changes, or say why not."""
     unit.read_ahead([i for w in batch for i in w.op.task_ids], [i for w in batch for i in w.op.delivery_ids])
-    for waiting in batch:
-        waiting.op.prepare(unit)
     for waiting in batch:
         waiting.error = None
         before = unit.changes

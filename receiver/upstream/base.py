@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from receiver.envelope import Envelope
-    from receiver.records import Observation
     from receiver.wire import HttpResponse
 
 __all__ = [
@@ -126,10 +124,6 @@ class UpstreamRoute:
     def fallback(self, upstream_id: str) -> HttpRequest:
         """The other lookup route, for when the first tells nothing."""
         return task_request(upstream_id) if self.feed_first else feed_request(upstream_id)
-
-    def read(self, envelope: Envelope) -> Observation:
-        """What a body says of its task; never raises."""
-        return observe(envelope)
 
     def read_submission(self, response: HttpResponse, *, now: datetime) -> Submission:
         """What a submission's answer means; never raises. `now` is for a Retry-After that names a date."""

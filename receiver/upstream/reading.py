@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from receiver.envelope import EXPLICIT_ID_NAMES, STATUS_NAMES, error_text
+from receiver.envelope import EXPLICIT_ID_NAMES, STATUS_NAMES, error_text, parse
+from receiver.errors import EnvelopeError
 from receiver.records import Observation
 from receiver.upstream.words import STATUS_WORDS, TASK_NOT_EXIST, UNKNOWN, WORDS, is_error, number, word
 
@@ -76,6 +77,19 @@ _PLAIN_URL = re.compile(r"https?://[a-z0-9.-]+/[!-~]*")
 # the gateway's own content route wants the API key: no public file (trap 3)
 _PROXY = re.compile(r"https?://[^/]+(?:/.*)?/v1/videos/[^/]+/content", re.IGNORECASE)
 _PROGRESS = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)\s*(%?)", re.ASCII)
+
+
+def read_callback(body: bytes, content_type: str | None) -> Observation:
+    """What a callback says. Its URL names a task and no route, and all routes' bodies are read alike.
+
+    Raises:
+        EnvelopeError: it makes no sense, or tells of no task.
+    """
+    envelope = parse(body, content_type)
+    seen = observe(envelope)
+    if seen.seen == UNKNOWN and seen.upstream_id is None and not has_word(envelope):
+        raise EnvelopeError("JSON that tells of no task")
+    return seen
 
 
 def observe(envelope: Envelope) -> Observation:
