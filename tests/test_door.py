@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import threading
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ from receiver.errors import TooLarge
 from receiver.ids import TaskId
 from receiver.ingest import Callback
 from receiver.submit import ops
+from receiver.upstream.reading import read_callback
 from receiver.web import asgi
+from receiver.web.callbacks import LONG
 from tests import databases
 from tests.rooms import PATIENCE, a_task, later, opened, put, rows_of, rulebook, task_of, until
 from tests.world import callback_url_of, world
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from receiver.records import Observation
     from receiver.store import Store
     from tests.world import World
 
@@ -193,6 +197,25 @@ async def pieces(piece: bytes, count: int) -> AsyncIterator[bytes]:
     """A chunked body."""
     for _ in range(count):
         yield piece
+
+
+async def test_a_long_body_is_read_by_itself(
+    it: World, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the door: a batch of bodies that take long to read would hold up every other write. Short ones are cheaper."""
+    where: dict[int, str] = {}
+
+    def noted(body: bytes, content_type: str | None) -> Observation:
+        where[len(body)] = threading.current_thread().name
+        return read_callback(body, content_type)
+
+    monkeypatch.setattr("receiver.ingest.ops.read_callback", noted)
+    for size in (LONG, LONG + 1):
+        task_id, url, upstream_id = await rendering(it)
+        body = json.dumps(success(upstream_id)).encode().ljust(size)
+        assert (await http.post(url, content=body)).status_code == 200
+        assert await it.state(task_id) == "succeeded"
+    assert (where[LONG], where[LONG + 1]) == ("store-writer", threading.current_thread().name)
 
 
 @pytest.mark.parametrize("way", ["declared", "chunked", "gzip"])

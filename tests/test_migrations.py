@@ -110,6 +110,17 @@ def test_an_upgrade_that_dies_in_the_middle_leaves_nothing(tmp_path: Path, monke
     assert tables(url) == {*metadata.tables, "alembic_version"}
 
 
+def test_what_a_migration_keeps_aside_is_no_memory(tmp_path: Path) -> None:
+    """A table that is dropped or written anew may be larger than the memory: SQLite keeps it in a file meanwhile."""
+    url = url_of(tmp_path)
+    migrations.upgrade(url)
+    for writes, kept in ((True, 1), (False, 2)):  # FILE, MEMORY
+        engine = open_dialect(url).engine(writes=writes)
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA temp_store").scalar() == kept
+        engine.dispose()
+
+
 def test_an_upgrade_waits_for_another(tmp_path: Path) -> None:
     """It takes the write lock before it looks, so two at once do not both create the tables."""
     url = url_of(tmp_path)

@@ -297,10 +297,12 @@ async def test_a_faulty_op_fails_alone(store: Store) -> None:
 
 
 @pytest.mark.engine("sqlite")
-async def test_one_that_cannot_prepare_fails_alone(store: Store) -> None:
-    """Those beside it are committed."""
-    task, notes = a_task(), list[str]()
+@pytest.mark.parametrize("broken", [False, True])
+async def test_one_that_cannot_prepare_fails_alone(store: Store, broken: bool) -> None:
+    """Those beside it are committed, also where the connection is to be replaced first: the fault is no outage."""
+    task, notes, before = a_task(), list[str](), store.writer._connection
     async with one_batch(store):
+        store.writer._broken = broken
         faulty = store.writer.run(Noted(store, notes, "a", ValueError("a fault of ours")))
         good = store.writer.run(Accept(task, None))
     with pytest.raises(ValueError, match="a fault of ours"):
@@ -308,6 +310,9 @@ async def test_one_that_cannot_prepare_fails_alone(store: Store) -> None:
     await good
     assert await task_of(store, task.id) == task
     assert "a decides" not in notes
+    assert (store.writer._connection is not before) == broken
+    if broken:
+        before.close()
 
 
 async def test_an_answer_that_is_an_error_spoils_nothing(store: Store) -> None:

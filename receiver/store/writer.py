@@ -283,14 +283,14 @@ class Writer:
         return error
 
     def _commit(self, batch: list[_Waiting[Any]]) -> BaseException | None:
-        started, was_open, is_sent = time.perf_counter(), not self._broken, False
+        was_open, is_sent = not self._broken, False
         try:
-            for waiting in batch:
-                waiting.op.prepare()
             if self._broken:
                 self._connection = self._dialect.connect()
                 self._broken = False
-            connection = self._connection
+            for waiting in batch:
+                waiting.op.prepare()
+            started, connection = time.perf_counter(), self._connection
             unit = Unit(connection, self._statements)
             connection.execute(self._dialect.begin)
             _decide(batch, unit)

@@ -168,6 +168,8 @@ class SQLite:
             connection.isolation_level = None
             for pragma in _PRAGMAS:
                 connection.execute(pragma)
+            if writes:  # a table that is dropped is kept aside until then, and may be larger than the memory
+                connection.execute("PRAGMA temp_store=FILE")
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
