@@ -1,4 +1,4 @@
-"""Every route reads every recorded body of its folder as the file beside it says, and those of the siblings too."""
+"""Every recorded body is read as the file beside it says: answers by their routes, callbacks by the one reader."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import asyncio
 import resource
 import sqlite3
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -198,6 +199,23 @@ async def test_all_prepare_before_the_first_decides(store: Store) -> None:
         waiting = [store.writer.run(Noted(store, notes, name)) for name in "ab"]
     await asyncio.gather(*waiting)
     assert notes == ["a prepares", "b prepares", "a decides", "b decides"]
+
+
+async def test_a_commit_takes_as_long_as_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the metric tells of a disk does not count the reading of bodies."""
+    clock, took = [0.0], list[float]()
+
+    class Slow(Reads):
+        def prepare(self) -> None:
+            clock[0] += 7
+
+        def apply(self, _unit: Unit) -> None:
+            clock[0] += 1
+
+    monkeypatch.setattr(writer, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    store.writer.committed = lambda _ops, seconds: took.append(seconds)
+    await store.run(Slow())
+    assert took == [1]
 
 
 async def test_two_terminal_callbacks_in_one_batch_are_one_event(store: Store) -> None:

@@ -1,9 +1,9 @@
 """The one writer of a process: every write is an op, and what is waiting becomes one transaction (group commit).
 
-A thread takes all ops that wait, reads the rows they need in one statement a table, lets each op decide in Python,
-writes with one executemany a table, commits once, and only then wakes whoever waits. An acknowledgement is therefore
-always after a commit, and under load a commit is shared by all who wait for it: x3 to x49 over a commit each,
-depending on the disk (performance.md).
+A thread takes all ops that wait, lets each prepare what takes no row, reads the rows they need in one statement a
+table, lets each op decide in Python, writes with one executemany a table, commits once, and only then wakes whoever
+waits. An acknowledgement is therefore always after a commit, and under load a commit is shared by all who wait for it:
+x3 to x49 over a commit each, depending on the disk (performance.md).
 
 What an op must keep to:
 * it runs on the writer's thread, sees the effects of the ops before it, and touches nothing but its `Unit`;
@@ -75,7 +75,7 @@ class Op(Protocol[T_co]):
         ...
 
     def prepare(self) -> None:
-        """Work out what takes no row, before the transaction; perhaps more than once.
+        """Work out what takes no row, before the transaction; perhaps more than once, and earlier on another thread.
 
         All of a batch do this before the first of them decides: many that do the same one after the other find the
         processor's caches full of it.
